@@ -1,0 +1,63 @@
+# The one door. `make` lists what it does; the first run makes .venv and installs what it needs.
+#
+#   PYTHON   which interpreter .venv is made with               (default python3; 3.11 or newer)
+#   TORCH    which PyTorch                                      (default: the one that CI runs)
+#   TORCH_PIP_FLAGS  for its installation: on a box without GPU, name an index of CPU builds here, without CUDA libraries
+#   TESTS    which tests to run, as pytest markers              (default: all that need neither GPU nor Docker)
+
+PYTHON ?= python3
+TORCH ?= 2.13.0
+TORCH_PIP_FLAGS ?=
+TESTS ?= not gpu and not docker
+PROMPT ?= Once upon a time
+
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := edgeserve tests scripts benchmarks
+
+.DEFAULT_GOAL := help
+.PHONY: help up test check fix protos gpu-check
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+up: $(VENV)/runtime  ## three workers and a gateway on the demo model; answers one prompt, then keeps serving
+	$(BIN)/edgeserve up --prompt "$(PROMPT)"
+
+test: $(VENV)/dev  ## every test that needs neither a GPU nor Docker
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "$(TESTS)"
+
+check: $(VENV)/dev  ## what CI runs: format, lint, types, contracts, tests
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@$(MAKE) --no-print-directory test
+
+fix: $(VENV)/dev  ## format, and repair what ruff can
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+protos: $(VENV)/dev  ## make edgeserve/wire/pb again from protos/
+	$(BIN)/python -m grpc_tools.protoc -Iprotos/edgeserve/v1 \
+		--python_out=edgeserve/wire/pb --pyi_out=edgeserve/wire/pb worker.proto
+
+gpu-check: $(VENV)/dev  ## the tests that need an NVIDIA GPU; fails where there is none
+	@$(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || \
+		{ echo "NO GPU: PyTorch sees no CUDA device here, so nothing was checked." >&2; exit 1; }
+	$(BIN)/python -m pytest -m gpu
+
+# Torch first and by name: the range in pyproject.toml alone would let pip choose another build of it.
+$(VENV)/torch:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "edgeserve needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(TORCH_PIP_FLAGS) "torch==$(TORCH)"
+	@touch $@
+
+$(VENV)/runtime: $(VENV)/torch pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[gateway,worker]"
+	@touch $@
+
+$(VENV)/dev: $(VENV)/torch pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch $@ $(VENV)/runtime

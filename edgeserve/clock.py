@@ -1,0 +1,44 @@
+"""The only module that asks the time.
+
+Everything else is given a `Clock`, so that a test or a simulation can be at any moment it likes.
+Seconds are floats from an arbitrary origin: they measure distances and are never sent to another
+machine.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    def now_s(self) -> float:
+        """Seconds since an origin that stays the same for the life of the clock."""
+        ...
+
+
+class MonotonicClock:
+    """The machine's clock that never goes backwards."""
+
+    def now_s(self) -> float:
+        return time.perf_counter()
+
+
+class ManualClock:
+    """A clock that stands still until told to move."""
+
+    def __init__(self, start_s: float = 0.0) -> None:
+        self._now_s = start_s
+
+    def now_s(self) -> float:
+        return self._now_s
+
+    def advance(self, by_s: float) -> None:
+        if by_s < 0:
+            raise ValueError(f"time cannot go backwards (asked for {by_s} s)")
+        self._now_s += by_s
+
+
+def unix_ns() -> int:
+    """Nanoseconds since 1970. Only orders the starts of gateways; no duration comes of it."""
+    return time.time_ns()

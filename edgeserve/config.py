@@ -1,0 +1,291 @@
+"""Settings, from flags, then the environment, then `edgeserve.toml`. The only module that reads the
+environment.
+
+A setting is declared once, as a field made by `setting(...)`; its flag, its variable, its key in
+the file, its help and its place in docs/operating.md all follow from that. Unknown keys are errors
+with a suggestion.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import ipaddress
+import os
+import re
+import tomllib
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from edgeserve.errors import BadSettings
+
+PREFIX = "EDGESERVE_"
+CONFIG_FILE = "edgeserve.toml"
+_BYTE_UNITS = {
+    "": 1, "B": 1,
+    "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+    "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
+}  # fmt: skip
+
+Settings = TypeVar("Settings")
+
+
+def setting(default: Any, help_text: str, parse: Callable[[str], Any] = str, **more: Any) -> Any:
+    """A dataclass field that is also a flag. `parse` raises ValueError with a sentence;
+    `secret=True` has no flag.
+    """
+    return field(default=default, metadata={"help": help_text, "parse": parse, **more})
+
+
+def number_bytes(text: str) -> int:
+    """'11GiB', '12GB' or '123' as bytes."""
+    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    unit = _BYTE_UNITS.get(match[2].upper()) if match else None
+    if match is None or unit is None:
+        raise ValueError(f"{text!r} is not an amount of memory such as 11GiB or 12GB")
+    return int(float(match[1]) * unit)
+
+
+def positive_int(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def positive_seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1e9:
+        raise ValueError(f"{text!r} is not a number of seconds above 0")
+    return value
+
+
+def header_text(text: str) -> str:
+    """A secret: it travels in a header. It is not repeated in the message."""
+    if not re.fullmatch(r"[!-~]*", text):
+        raise ValueError("a secret is made of printable ASCII characters without blanks")
+    return text
+
+
+def one_of(*allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(f"{text!r} is none of {', '.join(allowed)}")
+        return text
+
+    return parse
+
+
+def yes_or_no(text: str) -> bool:
+    if text.lower() not in ("1", "0", "true", "false", "yes", "no"):
+        raise ValueError(f"{text!r} is neither yes nor no")
+    return text.lower() in ("1", "true", "yes")
+
+
+@dataclass(frozen=True)
+class Address:
+    """HOST:PORT; IPv6 hosts stand in brackets."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        try:
+            return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
+        except ValueError:  # some other name
+            return False
+
+
+def address(text: str) -> Address:
+    ipv6, name = r"\[([0-9A-Fa-f:.]+(?:%[\w.-]+)?)\]", r"([^\s:\[\],/]+)"
+    match = re.fullmatch(rf"(?:{ipv6}|{name}):(\d{{1,5}})", text.strip())
+    if match is None or int(match[3]) > 65535:
+        raise ValueError(f"{text!r} is not HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051")
+    return Address(match[1] or match[2], int(match[3]))
+
+
+def addresses(text: str) -> tuple[Address, ...]:
+    found = tuple(address(part) for part in text.split(",") if part.strip())
+    doubles = {str(a) for a in found if found.count(a) > 1}
+    if doubles:
+        raise ValueError(
+            f"{', '.join(sorted(doubles))} is named twice; each worker holds one stage"
+        )
+    return found
+
+
+def counts(text: str) -> tuple[int, ...]:
+    """'13,14,13' as numbers."""
+    return tuple(positive_int(part.strip()) for part in text.split(","))
+
+
+device = one_of("auto", "cpu", "cuda")
+dtype = one_of("auto", "fp32", "bf16", "fp16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerSettings:
+    listen: Address = setting(
+        Address("127.0.0.1", 50051), "where to serve gRPC; port 0 takes a free one", address
+    )
+    model: str = setting("", "this box's model folder; default: the one that the gateway names")
+    device: str = setting("auto", "auto, cpu or cuda", device)
+    memory: int = setting(
+        0, "bytes for slice, pages and workspace, as 11GiB; default: what is free", number_bytes
+    )
+    threads: int = setting(0, "CPU threads; default: all cores", positive_int)
+    insecure: bool = setting(False, "listen beyond loopback without a token", yes_or_no)
+    until_stdin_closes: bool = setting(
+        False, "end when standard input closes, as a child of another program should", yes_or_no
+    )
+    token: str = setting("", "the cluster's shared secret", header_text, secret=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatewaySettings:
+    workers: tuple[Address, ...] = setting((), "HOST:PORT of each stage, in order", addresses)
+    model: str = setting("", "model folder, or a built-in shape with random weights")
+    listen: Address = setting(Address("127.0.0.1", 8000), "where to serve HTTP", address)
+    dtype: str = setting("auto", "auto, fp32, bf16 or fp16", dtype)
+    layers: tuple[int, ...] = setting((), "of each stage, as 13,14,13; default: planned", counts)
+    micro_batches: int = setting(1, "frames of decodes in flight at once", positive_int)
+    max_running: int = setting(64, "sequences that compute at the same time", positive_int)
+    max_waiting: int = setting(128, "requests that wait for pages; more get 429", positive_int)
+    prefill_chunk: int = setting(256, "prompt tokens in one frame", positive_int)
+    connect_timeout: float = setting(60.0, "seconds to wait for workers", positive_seconds)
+    step_timeout: float = setting(
+        60.0, "seconds without an answer after which a stage is lost, at most", positive_seconds
+    )
+    queue_timeout: float = setting(
+        120.0, "seconds after which a waiting request gets 429", positive_seconds
+    )
+    drain_timeout: float = setting(
+        30.0, "seconds that running requests have to end in after SIGTERM", positive_seconds
+    )
+    insecure: bool = setting(False, "listen beyond loopback without an API key", yes_or_no)
+    until_stdin_closes: bool = setting(
+        False, "end when standard input closes, as a child of another program should", yes_or_no
+    )
+    token: str = setting("", "the cluster's shared secret", header_text, secret=True)
+    api_key: str = setting("", "what HTTP clients send as a bearer token", header_text, secret=True)
+
+
+def add_flags(
+    parser: argparse._ActionsContainer, settings: type, without: Collection[str] = ()
+) -> None:
+    """One flag for each setting; those that are not given are absent from the parsed namespace."""
+    for each in fields(settings):
+        if each.metadata.get("secret") or each.name in without:
+            continue
+        flag = "--" + each.name.replace("_", "-")
+        if isinstance(each.default, bool):
+            parser.add_argument(
+                flag, action="store_const", const="yes", default=argparse.SUPPRESS,
+                help=each.metadata["help"],
+            )  # fmt: skip
+        else:
+            parser.add_argument(
+                flag, metavar=_metavar(each), default=argparse.SUPPRESS, help=_help(each)
+            )
+
+
+def read_settings(
+    settings: type[Settings],
+    section: str,
+    flags: Mapping[str, str],
+    environ: Mapping[str, str] | None = None,
+    config: Path | None = None,
+) -> Settings:
+    """The settings of one command. `section` is its table in the configuration file.
+
+    Raises BadSettings naming the flag, variable or key, and the value.
+    """
+    environ = os.environ if environ is None else environ
+    from_file = _read_file(config, section, settings)
+    values: dict[str, Any] = {}
+    for each in fields(settings):  # type: ignore[arg-type]  # a dataclass, by convention
+        for source, text in _candidates(each, flags, environ, from_file):
+            values[each.name] = _parse(each, source, text)
+            break
+    return settings(**values)
+
+
+def environment_with(changes: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment with `changes`, for a child process."""
+    return {**os.environ, **changes}
+
+
+def _metavar(each: Field[Any]) -> str:
+    return each.name.split("_")[-1].upper()
+
+
+def _help(each: Field[Any]) -> str:
+    default = each.default
+    shown = "" if default is MISSING or default in ("", 0, ()) else f" (default: {default})"
+    help_text: str = each.metadata["help"]
+    return help_text.replace("%", "%%") + shown
+
+
+def _candidates(
+    each: Field[Any],
+    flags: Mapping[str, str],
+    environ: Mapping[str, str],
+    from_file: Mapping[str, tuple[str, str]],
+) -> Iterator[tuple[str, str]]:
+    flag, variable = "--" + each.name.replace("_", "-"), PREFIX + each.name.upper()
+    if each.name in flags:
+        yield flag, flags[each.name]
+    if environ.get(variable):
+        yield variable, environ[variable]
+    if each.name in from_file:
+        yield from_file[each.name]
+
+
+def _parse(each: Field[Any], source: str, text: str) -> Any:
+    try:
+        return each.metadata["parse"](text)
+    except ValueError as error:
+        raise BadSettings(f"{source}: {error}") from None
+
+
+def _read_file(path: Path | None, section: str, settings: type) -> Mapping[str, tuple[str, str]]:
+    """Where each setting stands, and its text. Keys may be spelt with - or _. Without `path`,
+    edgeserve.toml here, if there is one.
+    """
+    if path is None:
+        path = Path(CONFIG_FILE)
+        if not path.exists():
+            return {}
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadSettings(f"{path}: cannot be read as TOML: {error}") from None
+    _refuse_unknown(f"{path}", document, ["worker", "gateway"])
+    keys = document.get(section, {})
+    if not isinstance(keys, dict):
+        raise BadSettings(f"{path}: {section!r} is a table: write [{section}], then its keys below")
+    table = {key.replace("-", "_"): value for key, value in keys.items()}
+    _refuse_unknown(f"{path} [{section}]", table, [each.name for each in fields(settings)])
+    return {name: (f"{path}: {name}", _text(value)) for name, value in table.items()}
+
+
+def _refuse_unknown(where: str, found: Mapping[str, Any], known: list[str]) -> None:
+    for key in found:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
+            raise BadSettings(f"{where}: unknown key {key!r}{hint}")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(str(part) for part in value)
+    return str(value).lower() if isinstance(value, bool) else str(value)

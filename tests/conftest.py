@@ -1,0 +1,13 @@
+"""What every test starts from: no settings of this machine, and no thread more than it needs."""
+
+from __future__ import annotations
+
+import os
+
+for name in [each for each in os.environ if each.startswith("EDGESERVE_")]:
+    del os.environ[name]  # a developer's own cluster must not change what a test sees
+
+# Before anything imports torch or transformers. Two test processes share the cores, and threads
+# that spin against one another make a test of milliseconds one of seconds.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the reference models are random: nothing to fetch
