@@ -1,0 +1,101 @@
+"""Finds the model that a user named: a folder, a built-in shape, or the embedded demo.
+
+Opens no weights. The gateway needs the config and the tokenizer only; weights are the workers'
+business (`checkpoint.weight_files`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeserve.errors import BadModel
+from edgeserve.families.checkpoint import refuse_runnable, weight_files
+from edgeserve.families.describe import describe
+from edgeserve.families.shapes import SHAPES
+from edgeserve.families.spec import ModelSpec
+
+__all__ = ["DEMO", "ModelSource", "open_model", "weight_files"]
+
+DEMO = "demo"
+_DEMO_FOLDER = Path(__file__).parent.parent / "demo"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource:
+    name: str
+    spec: ModelSpec
+    folder: Path | None
+    """None for a built-in shape."""
+    eos_ids: frozenset[int]
+    """Tokens that end a text."""
+
+    @property
+    def random_weights(self) -> bool:
+        return self.folder is None
+
+    @property
+    def reference(self) -> str:
+        """What `open_model` finds it by on another box, its folder lying at the same path."""
+        if self.folder is None or self.folder == _DEMO_FOLDER:
+            return self.name
+        return str(self.folder.resolve())
+
+
+def open_model(ref: str) -> ModelSource:
+    """`ref` is "demo", a built-in shape's name or a folder's path, tried in this order.
+
+    A folder called demo is ./demo. Raises BadModel.
+    """
+    if ref in SHAPES:
+        return ModelSource(name=ref, spec=SHAPES[ref], folder=None, eos_ids=frozenset())
+    folder = _DEMO_FOLDER if ref == DEMO else Path(ref).expanduser()
+    if not folder.is_dir():
+        raise _no_such_model(ref)
+    config_path = folder / "config.json"
+    if not config_path.is_file():
+        raise BadModel(f"{folder} is not a model's folder: it has no config.json")
+    config = _read_object(config_path)
+    refuse_runnable(folder)
+    try:
+        spec = describe(config)
+    except BadModel as error:
+        raise type(error)(f"{folder}: {error}", **error.numbers) from None
+    name = DEMO if ref == DEMO else folder.resolve().name
+    return ModelSource(name=name, spec=spec, folder=folder, eos_ids=_eos_ids(folder, config))
+
+
+def _no_such_model(ref: str) -> BadModel:
+    near = difflib.get_close_matches(ref.lower(), [*SHAPES, DEMO], n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"shapes are {', '.join(SHAPES)}"
+    return BadModel(f"{ref!r} is neither a folder nor a built-in shape; {hint}")
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadModel(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise BadModel(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise BadModel(f"{path} is not a JSON object")
+    return document
+
+
+def _eos_ids(folder: Path, config: dict[str, Any]) -> frozenset[int]:
+    """generation_config.json knows better than config.json: chat models end turns by its ids."""
+    path = folder / "generation_config.json"
+    documents = [(path, _read_object(path))] if path.is_file() else []
+    for source, document in [*documents, (folder / "config.json", config)]:
+        value = document.get("eos_token_id")
+        ids = value if isinstance(value, list) else [value]
+        if value is None:
+            continue
+        if not all(type(each) is int and each >= 0 for each in ids):
+            raise BadModel(f"{source}: eos_token_id is {value!r}; token ids are needed")
+        return frozenset(ids)
+    return frozenset()
