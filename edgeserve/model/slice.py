@@ -1,0 +1,86 @@
+"""One stage's share of a model: token ids or hidden states in, hidden states out.
+
+Knows no machine but its own device. The caller holds `torch.inference_mode()`, and has checked what
+came from outside.
+
+    T tokens of the frame, D hidden, N rows whose next token is wanted, V vocabulary, L layers of
+    the stage
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edgeserve.families.spec import ModelSpec
+from edgeserve.families.stage import Stage
+from edgeserve.model.attention import Where
+from edgeserve.model.batch import PackedBatch
+from edgeserve.model.block import DecoderBlock, RmsNorm, empty_parameter
+from edgeserve.model.pages import KvPages
+from edgeserve.model.positions import angles, frequencies
+
+
+class Slice(nn.Module):
+    """Parameters are allocated on the device and left unfilled; `weights.load_slice` fills them.
+
+    Layers keep the number they have in the model: `layers.13.qkv.weight` is layer 13's, whatever
+    the cut.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        stage: Stage,
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> None:
+        super().__init__()
+        if stage.layers.end > spec.layers:
+            raise ValueError(f"{stage.layers} of a model with {spec.layers} layers")
+        self.spec, self.stage = spec, stage
+        self.embedding = _Table(spec, dtype, device) if stage.embedding else None
+        self.layers = nn.ModuleDict({
+            str(layer): DecoderBlock(spec, dtype, device)
+            for layer in range(stage.layers.start, stage.layers.end)
+        })  # fmt: skip
+        self.final_norm = RmsNorm(spec.hidden, spec.norm_eps, dtype, device) if stage.head else None
+        self.head = self._make_head(dtype, device) if stage.head else None
+        self._frequencies_F = frequencies(spec.positions, device)
+
+    def forward(self, x: Tensor, batch: PackedBatch, pages: KvPages) -> Tensor:
+        """`x` is token ids [T] on the first stage, hidden states [T, D] on the others.
+
+        Returns hidden states [T, D], and leaves the keys and values of the tokens in `pages`.
+        """
+        x_TD = x if self.embedding is None else functional.embedding(x, self.embedding.weight)
+        cos_T1F, sin_T1F = angles(batch.positions_T, self._frequencies_F, x_TD.dtype)
+        where = Where(
+            cos_T1F=cos_T1F,
+            sin_T1F=sin_T1F,
+            slots_T=batch.slots_T,
+            reads=batch.reads(self.spec.window_tokens),
+        )
+        for at, block in enumerate(self.layers.values()):
+            x_TD = block(x_TD, where, pages.keys_LPKH[at], pages.values_LPKH[at])
+        return x_TD
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """fp32 [N, V]. Only a stage with the head can say."""
+        assert self.final_norm is not None
+        assert self.head is not None
+        return functional.linear(self.final_norm(hidden_ND), self.head.weight).float()
+
+    def _make_head(self, dtype: torch.dtype, device: torch.device | str) -> _Table:
+        if self.spec.head_tied and self.embedding is not None:
+            return self.embedding
+        return _Table(self.spec, dtype, device)
+
+
+class _Table(nn.Module):
+    """A row for each token of the vocabulary: the embedding, or the head."""
+
+    def __init__(self, spec: ModelSpec, dtype: torch.dtype, device: torch.device | str) -> None:
+        super().__init__()
+        self.weight = empty_parameter(spec.vocab, spec.hidden, dtype=dtype, device=device)

@@ -1,0 +1,66 @@
+"""All stages of a cut in one process, fed frame by frame as a pipeline would."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgeserve.families.spec import ModelSpec
+from edgeserve.families.stage import cut
+from edgeserve.model.batch import PackedBatch, PagedSegment
+from edgeserve.model.pages import KvPages
+from edgeserve.model.weights import load_slice
+
+PAGES = 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiny:
+    folder: Path
+    spec: ModelSpec
+    reference: Any
+    """The transformers model."""
+
+
+GetTiny = Callable[[str], Tiny]
+
+
+@dataclass(frozen=True)
+class Fed:
+    """Tokens of one sequence in a frame."""
+
+    pages: tuple[int, ...]
+    first_position: int
+    ids: Sequence[int]
+
+
+class Stages:
+    def __init__(
+        self,
+        folder: Path,
+        spec: ModelSpec,
+        layer_counts: tuple[int, ...],
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self._held = [
+            (
+                load_slice(folder, spec, stage, dtype, "cpu", lambda _done, _total: None).slice,
+                KvPages(spec, len(stage.layers), PAGES, dtype, "cpu"),
+            )
+            for stage in cut(layer_counts)
+        ]
+
+    def frame(self, *fed: Fed) -> list[Tensor]:
+        """The logits [T, V] of each sequence's tokens."""
+        segments = [PagedSegment(each.pages, each.first_position, len(each.ids)) for each in fed]
+        batch = PackedBatch.build(segments, "cpu")
+        x = torch.tensor([token for each in fed for token in each.ids], dtype=torch.int32)
+        for slice_, kv_pages in self._held:
+            x = slice_(x, batch, kv_pages)
+        logits = self._held[-1][0].logits(x)
+        return list(logits.split_with_sizes([len(each.ids) for each in fed]))
