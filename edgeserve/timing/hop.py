@@ -1,0 +1,99 @@
+"""One visit of a frame to one stage, as the gateway saw it and as the stage accounts for it.
+
+The gateway knows when a frame left and when it came back; the stage says how long it did what. The
+difference is transfer. No clock is compared with another machine's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageTime:
+    """What a stage says it did while it held the frame."""
+
+    queue_s: float = 0.0
+    """Behind other frames."""
+    decode_s: float = 0.0
+    copy_in_s: float = 0.0
+    compute_s: float = 0.0
+    """On the device."""
+    copy_out_s: float = 0.0
+    encode_s: float = 0.0
+
+    @property
+    def held_s(self) -> float:
+        return (
+            self.queue_s + self.decode_s + self.copy_in_s
+            + self.compute_s + self.copy_out_s + self.encode_s
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hop:
+    """`sent_s` and `returned_s` are the gateway's clock."""
+
+    stage: int
+    sent_s: float
+    returned_s: float
+    inside: StageTime
+
+    @property
+    def round_trip_s(self) -> float:
+        return self.returned_s - self.sent_s
+
+    @property
+    def transfer_s(self) -> float:
+        """What the round trip took beyond the time that the stage accounts for."""
+        return max(0.0, self.round_trip_s - self.inside.held_s)
+
+    def split(self) -> Split:
+        """The whole hop by kind. A stage that claims more than the round trip is scaled to it."""
+        inside = self.inside
+        scale = min(1.0, self.round_trip_s / inside.held_s) if inside.held_s > 0 else 1.0
+        return Split(
+            compute_s=inside.compute_s * scale,
+            transfer_s=self.transfer_s,
+            waiting_s=inside.queue_s * scale,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Time by kind, without the rest. `Split() + a + b` adds."""
+
+    compute_s: float = 0.0
+    transfer_s: float = 0.0
+    waiting_s: float = 0.0
+
+    @property
+    def total_s(self) -> float:
+        return self.compute_s + self.transfer_s + self.waiting_s
+
+    def __add__(self, other: Split) -> Split:
+        return Split(
+            compute_s=self.compute_s + other.compute_s,
+            transfer_s=self.transfer_s + other.transfer_s,
+            waiting_s=self.waiting_s + other.waiting_s,
+        )
+
+    def scaled(self, factor: float) -> Split:
+        return Split(
+            compute_s=self.compute_s * factor,
+            transfer_s=self.transfer_s * factor,
+            waiting_s=self.waiting_s * factor,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lap:
+    """One frame's way through all stages, for one sequence in it."""
+
+    ready_s: float
+    """When nothing but other frames kept the sequence from being sent."""
+    ordered_s: float
+    """When the scheduler ordered it to be sent."""
+    hops: tuple[Hop, ...]
+    done_s: float
+    """When the driver had the last stage's answer."""
