@@ -1,0 +1,44 @@
+"""The sequences of one frame: which tokens of whom, who begins and who is forgotten. No token ids,
+no tensors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """Tokens [first_position, first_position + tokens) of one sequence."""
+
+    sequence: int
+    first_position: int
+    tokens: int
+    sample: bool
+    """Whether the last stage samples after the segment's last token."""
+
+    @property
+    def end_position(self) -> int:
+        return self.first_position + self.tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """A sequence's first appearance, with its page table for all tokens it may ever have."""
+
+    sequence: int
+    pages: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicroBatch:
+    """What one frame holds. Segments are packed in order."""
+
+    frame: int
+    close: tuple[int, ...]
+    open: tuple[Opening, ...]
+    segments: tuple[Segment, ...]
+
+    @property
+    def tokens(self) -> int:
+        return sum(segment.tokens for segment in self.segments)

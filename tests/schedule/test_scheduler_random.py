@@ -1,0 +1,236 @@
+"""Whatever happens, in whatever order: pages have one owner, positions no gap, requests one end."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgeserve.errors import StageUnavailable
+from edgeserve.families.spec import PAGE_TOKENS
+from edgeserve.schedule.events import (
+    Admit,
+    Arrived,
+    Cancelled,
+    Event,
+    Fail,
+    Finish,
+    FrameDone,
+    FrameFailed,
+    Reject,
+    Send,
+    StageBack,
+    StageLost,
+    Ticked,
+)
+from edgeserve.schedule.micro_batch import MicroBatch, Segment
+from edgeserve.schedule.scheduler import Limits, Scheduler
+
+KINDS = ["land"] * 12 + ["arrive"] * 6 + ["back"] * 2 + ["cancel", "tick", "refuse", "lose"]
+LIMITS = st.builds(
+    Limits,
+    stages=st.integers(1, 4),
+    pages=st.integers(2, 24),
+    context_tokens=st.sampled_from([64, 200]),
+    micro_batches=st.integers(1, 4),
+    max_running=st.integers(1, 5),
+    max_waiting=st.integers(1, 4),
+    prefill_chunk=st.sampled_from([1, 5, 16, 64]),
+    queue_timeout_s=st.just(40.0),
+)
+HISTORY = st.lists(
+    st.tuples(st.sampled_from(KINDS), st.integers(1, 2**16)), min_size=20, max_size=80
+)
+
+
+@dataclass(kw_only=True)
+class Known:
+    """One request as an onlooker sees it."""
+
+    prompt: int
+    new: int
+    positions: int = 0
+    """Tokens [0, positions) were ordered."""
+    generated: int = 0
+    pages: tuple[int, ...] = ()
+    runs: bool = False
+    waits_for_token: bool = False
+    """A frame that samples for it is under way."""
+
+
+@dataclass(kw_only=True)
+class Onlooker:
+    """Drives a scheduler, believes nothing, and keeps count."""
+
+    limits: Limits
+    scheduler: Scheduler
+    now_s: float = 0.0
+    alive: dict[int, Known] = field(default_factory=dict)
+    ends: Counter[int] = field(default_factory=Counter)
+    opened: set[int] = field(default_factory=set)
+    closed: set[int] = field(default_factory=set)
+    under_way: list[MicroBatch] = field(default_factory=list)
+    lost: bool = False
+    next_sequence: int = 1
+
+    def do(self, kind: str, number: int) -> None:
+        self.now_s += number % 7
+        match kind:
+            case "arrive":
+                self._arrive(prompt=number % 61 + 1, new=number // 64 % 23 + 1)
+            case "land" if self.under_way:
+                self.land({s for s in self.alive if (s * number) % 11 == 0})
+            case "refuse" if self.under_way:
+                it = self.under_way.pop(0)
+                error = StageUnavailable("refused")
+                self._tell(FrameFailed(frame=it.frame, error=error, at_s=self.now_s))
+                assert not self.alive.keys() & {segment.sequence for segment in it.segments}
+            case "cancel" if self.alive:
+                sequence = sorted(self.alive)[number % len(self.alive)]
+                self._end(sequence)
+                self._tell(Cancelled(sequence=sequence, at_s=self.now_s))
+            case "tick":
+                self._tell(Ticked(at_s=self.now_s))
+            case "lose":
+                self._lose()
+            case "back":
+                self.lost = False
+                self._tell(StageBack(at_s=self.now_s))
+
+    def land(self, stopped: set[int]) -> None:
+        it = self.under_way.pop(0)
+        sampled = {s.sequence for s in it.segments if s.sample} & self.alive.keys()
+        for sequence in sampled:
+            self.alive[sequence].generated += 1
+            self.alive[sequence].waits_for_token = False
+        over = {s for s in sampled if self.alive[s].generated == self.alive[s].new}
+        self._tell(FrameDone(frame=it.frame, stopped=frozenset(stopped & sampled), at_s=self.now_s))
+        assert not self.alive.keys() & (over | (stopped & sampled)), "it should have finished"
+
+    def _arrive(self, prompt: int, new: int) -> None:
+        sequence, self.next_sequence = self.next_sequence, self.next_sequence + 1
+        self.alive[sequence] = Known(prompt=prompt, new=new)
+        self._tell(
+            Arrived(sequence=sequence, prompt_tokens=prompt, max_new_tokens=new, at_s=self.now_s)
+        )
+
+    def _lose(self) -> None:
+        self.lost = True
+        self.under_way.clear()
+        self._tell(StageLost(error=StageUnavailable("lost"), at_s=self.now_s))
+        assert not self.alive
+
+    def _tell(self, event: Event) -> None:
+        for action in self.scheduler.handle(event):
+            match action:
+                case Send(micro_batch=it):
+                    self._check_frame(it)
+                    self.under_way.append(it)
+                case Admit(sequence=sequence):
+                    assert not self.alive[sequence].runs
+                    self.alive[sequence].runs = True
+                case Finish(sequence=sequence) | Fail(sequence=sequence):
+                    assert self.alive[sequence].runs
+                    self._end(sequence)
+                case Reject(sequence=sequence):
+                    assert not self.alive[sequence].runs
+                    self._end(sequence)
+        self._check_totals()
+
+    def _end(self, sequence: int) -> None:
+        del self.alive[sequence]
+        self.ends[sequence] += 1
+
+    def _check_frame(self, it: MicroBatch) -> None:
+        assert not self.lost
+        assert 0 < it.tokens <= self.limits.frame_tokens_max
+        for sequence in it.close:
+            assert sequence in self.opened, "closed, but no stage ever heard of it"
+            assert sequence not in self.alive
+        for opening in it.open:
+            assert opening.sequence not in self.opened, "opened twice"
+            self.opened.add(opening.sequence)
+            self.alive[opening.sequence].pages = opening.pages
+        self.closed.update(it.close)
+        riders = [segment.sequence for segment in it.segments]
+        assert len(riders) == len(set(riders))
+        for segment in it.segments:
+            self._check_segment(segment)
+        prompt_tokens = sum(s.tokens for s in it.segments if s.first_position < self._prompt(s))
+        assert prompt_tokens <= self.limits.prefill_chunk
+        with_decodes = sum(self._has_decodes(each) for each in [*self.under_way, it])
+        assert with_decodes <= self.limits.micro_batches
+
+    def _check_segment(self, segment: Segment) -> None:
+        known = self.alive[segment.sequence]
+        assert segment.sequence in self.opened
+        assert segment.first_position == known.positions, "a gap, or a token twice"
+        assert not known.waits_for_token, "its last token is not known yet"
+        known.positions = segment.end_position
+        assert segment.sample == (known.positions >= known.prompt)
+        assert known.positions <= known.prompt + known.generated
+        assert known.positions <= len(known.pages) * PAGE_TOKENS
+        known.waits_for_token = segment.sample
+
+    def _prompt(self, segment: Segment) -> int:
+        return self.alive[segment.sequence].prompt
+
+    def _has_decodes(self, it: MicroBatch) -> bool:
+        """Of those that are alive: of the others nobody keeps the prompt's length."""
+        return any(
+            s.first_position >= self.alive[s.sequence].prompt
+            for s in it.segments
+            if s.sequence in self.alive
+        )
+
+    def _check_totals(self) -> None:
+        statistics = self.scheduler.statistics()
+        running = [known for known in self.alive.values() if known.runs]
+        assert (statistics.running, statistics.waiting) == (
+            len(running),
+            len(self.alive) - len(running),
+        )
+        reserved = sum(math.ceil((each.prompt + each.new) / PAGE_TOKENS) for each in running)
+        assert statistics.pages_in_use == reserved <= self.limits.pages
+        held = [page for each in running for page in each.pages]
+        assert len(held) == len(set(held)), "a page of two sequences"
+        assert statistics.running <= self.limits.max_running
+        assert statistics.waiting <= self.limits.max_waiting
+        assert statistics.frames_in_flight == len(self.under_way) <= self.limits.frames_max
+        assert self.under_way or not running, "somebody runs, and nothing is under way"
+
+
+def _live_through(limits: Limits, history: list[tuple[str, int]]) -> None:
+    onlooker = Onlooker(limits=limits, scheduler=Scheduler(limits))
+    for kind, number in history:
+        onlooker.do(kind, number)
+    onlooker.do("back", 0)
+    bound = sum(known.prompt + known.new for known in onlooker.alive.values())
+    for _ in range(bound + limits.frames_max):
+        if not onlooker.under_way:
+            break
+        onlooker.land(stopped=set())
+    assert not onlooker.alive, "a loyal driver ends everything: nobody starves"
+    assert onlooker.ends == dict.fromkeys(range(1, onlooker.next_sequence), 1)
+    onlooker.do("arrive", 1)
+    assert onlooker.closed == onlooker.opened - onlooker.alive.keys()
+    #      the last frame tells the stages of all that ended before it
+
+
+@settings(max_examples=100, deadline=None)
+@given(limits=LIMITS, history=HISTORY)
+def test_no_page_is_shared_no_position_is_missed_and_every_request_ends_once(
+    limits: Limits, history: list[tuple[str, int]]
+) -> None:
+    _live_through(limits, history)
+
+
+@pytest.mark.slow
+@settings(max_examples=1500, deadline=None)
+@given(limits=LIMITS, history=HISTORY)
+def test_the_same_in_many_more_lives(limits: Limits, history: list[tuple[str, int]]) -> None:
+    _live_through(limits, history)
