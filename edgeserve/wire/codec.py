@@ -1,0 +1,177 @@
+"""Frames and results to bytes and back.
+
+A payload is the last field of its message, and protobuf allows fields to be written one after
+another; so a message is its head, made once, and the payload appended. The relay reuses a head for
+every stage, and no payload passes through protobuf on its way out. Byte layouts are those of
+protos/edgeserve/v1/worker.proto.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from google.protobuf.message import DecodeError
+
+from edgeserve.errors import WireError
+from edgeserve.families.sampling import Sampling
+from edgeserve.schedule.micro_batch import MicroBatch, Segment
+from edgeserve.timing.hop import StageTime
+from edgeserve.wire.frame import Failure, Frame, FrameResult, Open, Sampled
+from edgeserve.wire.pb import worker_pb2 as pb
+
+_PAYLOAD_TAG = bytes([15 << 3 | 2])  # field 15, length-delimited
+
+
+def encode_head(micro_batch: MicroBatch, opens: Sequence[Open]) -> bytes:
+    """All of a frame but its payload. `opens` are those of `micro_batch`, with what only the
+    gateway knows.
+    """
+    assert tuple(o.sequence for o in opens) == tuple(o.sequence for o in micro_batch.open)
+    return pb.Frame(
+        frame=micro_batch.frame,
+        close=micro_batch.close,
+        open=[_open_to_pb(each) for each in opens],
+        segments=[
+            pb.Segment(
+                sequence=each.sequence,
+                first_position=each.first_position,
+                tokens=each.tokens,
+                sample=each.sample,
+            )
+            for each in micro_batch.segments
+        ],
+    ).SerializeToString()
+
+
+def with_payload(head: bytes, payload: bytes) -> bytes:
+    """The whole message."""
+    return b"".join((head, _PAYLOAD_TAG, _varint(len(payload)), payload))
+
+
+def decode_frame(raw: bytes) -> Frame:
+    """Raises WireError on bytes that are no frame."""
+    message = pb.Frame()
+    try:
+        message.ParseFromString(raw)
+    except DecodeError:
+        raise WireError(
+            f"{len(raw)} bytes are not a Frame; the sender speaks another protocol"
+        ) from None
+    return Frame(
+        frame=message.frame,
+        close=tuple(message.close),
+        open=tuple(_open_from_pb(each) for each in message.open),
+        segments=tuple(
+            Segment(
+                sequence=each.sequence,
+                first_position=each.first_position,
+                tokens=each.tokens,
+                sample=each.sample,
+            )
+            for each in message.segments
+        ),
+        payload=message.payload,
+    )
+
+
+def encode_result(result: FrameResult) -> bytes:
+    message = pb.FrameResult(
+        frame=result.frame,
+        time=_time_to_pb(result.time),
+        sampled=[
+            pb.Sampled(sequence=each.sequence, token=each.token, logprob=each.logprob)
+            for each in result.sampled
+        ],
+    )
+    if result.failure is not None:
+        message.failure.error_type = result.failure.error_type
+        message.failure.message = result.failure.message
+    return with_payload(message.SerializeToString(), result.payload)
+
+
+def decode_result(raw: bytes) -> FrameResult:
+    """Raises WireError on bytes that are no result."""
+    message = pb.FrameResult()
+    try:
+        message.ParseFromString(raw)
+    except DecodeError:
+        raise WireError(f"{len(raw)} bytes are not a FrameResult") from None
+    failed = message.HasField("failure")
+    return FrameResult(
+        frame=message.frame,
+        time=_time_from_pb(message.time),
+        sampled=tuple(
+            Sampled(sequence=each.sequence, token=each.token, logprob=each.logprob)
+            for each in message.sampled
+        ),
+        payload=message.payload,
+        failure=Failure(error_type=message.failure.error_type, message=message.failure.message)
+        if failed
+        else None,
+    )
+
+
+def _open_to_pb(opened: Open) -> pb.Open:
+    sampling = opened.sampling
+    return pb.Open(
+        sequence=opened.sequence,
+        pages=opened.pages,
+        sampling=pb.Sampling(
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            min_p=sampling.min_p,
+            repetition_penalty=sampling.repetition_penalty,
+            seed=sampling.seed,
+        ),
+        history=opened.history,
+    )
+
+
+def _open_from_pb(message: pb.Open) -> Open:
+    sampling = message.sampling
+    return Open(
+        sequence=message.sequence,
+        pages=tuple(message.pages),
+        sampling=Sampling(
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            min_p=sampling.min_p,
+            repetition_penalty=sampling.repetition_penalty,
+            seed=sampling.seed,
+        ),
+        history=tuple(message.history),
+    )
+
+
+def _time_to_pb(time: StageTime) -> pb.StageTime:
+    return pb.StageTime(
+        queue_s=time.queue_s,
+        decode_s=time.decode_s,
+        copy_in_s=time.copy_in_s,
+        compute_s=time.compute_s,
+        copy_out_s=time.copy_out_s,
+        encode_s=time.encode_s,
+    )
+
+
+def _time_from_pb(message: pb.StageTime) -> StageTime:
+    return StageTime(
+        queue_s=message.queue_s,
+        decode_s=message.decode_s,
+        copy_in_s=message.copy_in_s,
+        compute_s=message.compute_s,
+        copy_out_s=message.copy_out_s,
+        encode_s=message.encode_s,
+    )
+
+
+def _varint(value: int) -> bytes:
+    """Base 128, least significant first: how protobuf writes a length."""
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

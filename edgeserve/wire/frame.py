@@ -1,0 +1,63 @@
+"""What a frame and its result are once they are off the wire. Payloads stay bytes; only `model/`
+knows numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgeserve.families.sampling import Sampling
+from edgeserve.schedule.micro_batch import Segment
+from edgeserve.timing.hop import StageTime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Open:
+    """Begins a sequence on a stage."""
+
+    sequence: int
+    pages: tuple[int, ...]
+    sampling: Sampling
+    history: tuple[int, ...] = ()
+    """The prompt's token ids, if sampling needs them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    frame: int
+    close: tuple[int, ...] = ()
+    open: tuple[Open, ...] = ()
+    segments: tuple[Segment, ...]
+    payload: bytes
+    """First stage: uint32 ids [tokens]. Others: hidden states [tokens, hidden]. Little-endian,
+    packed.
+    """
+
+    @property
+    def tokens(self) -> int:
+        return sum(segment.tokens for segment in self.segments)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampled:
+    sequence: int
+    token: int
+    logprob: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """The stage refused a frame and computed nothing."""
+
+    error_type: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameResult:
+    frame: int
+    time: StageTime
+    sampled: tuple[Sampled, ...] = ()
+    payload: bytes = b""
+    """Hidden states [tokens, hidden]; empty from the last stage."""
+    failure: Failure | None = None

@@ -1,0 +1,209 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class DescribeRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class WorkerDescription(_message.Message):
+    __slots__ = ("protocol", "package_version", "device", "device_name", "memory_bytes", "reserve_bytes", "memory_bytes_per_s", "dtypes", "epoch", "loaded")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    PACKAGE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_NAME_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RESERVE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    DTYPES_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    LOADED_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
+    package_version: str
+    device: str
+    device_name: str
+    memory_bytes: int
+    reserve_bytes: int
+    memory_bytes_per_s: float
+    dtypes: _containers.RepeatedScalarFieldContainer[str]
+    epoch: int
+    loaded: Loaded
+    def __init__(self, protocol: _Optional[int] = ..., package_version: _Optional[str] = ..., device: _Optional[str] = ..., device_name: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., reserve_bytes: _Optional[int] = ..., memory_bytes_per_s: _Optional[float] = ..., dtypes: _Optional[_Iterable[str]] = ..., epoch: _Optional[int] = ..., loaded: _Optional[_Union[Loaded, _Mapping]] = ...) -> None: ...
+
+class Stage(_message.Message):
+    __slots__ = ("layers_start", "layers_end", "embedding", "head")
+    LAYERS_START_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_END_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDING_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    layers_start: int
+    layers_end: int
+    embedding: bool
+    head: bool
+    def __init__(self, layers_start: _Optional[int] = ..., layers_end: _Optional[int] = ..., embedding: _Optional[bool] = ..., head: _Optional[bool] = ...) -> None: ...
+
+class LoadRequest(_message.Message):
+    __slots__ = ("epoch", "model", "spec_hash", "stage", "dtype", "pages", "frame_tokens_max")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    SPEC_HASH_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    PAGES_FIELD_NUMBER: _ClassVar[int]
+    FRAME_TOKENS_MAX_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    model: str
+    spec_hash: str
+    stage: Stage
+    dtype: str
+    pages: int
+    frame_tokens_max: int
+    def __init__(self, epoch: _Optional[int] = ..., model: _Optional[str] = ..., spec_hash: _Optional[str] = ..., stage: _Optional[_Union[Stage, _Mapping]] = ..., dtype: _Optional[str] = ..., pages: _Optional[int] = ..., frame_tokens_max: _Optional[int] = ...) -> None: ...
+
+class LoadProgress(_message.Message):
+    __slots__ = ("bytes_done", "bytes_total", "loaded")
+    BYTES_DONE_FIELD_NUMBER: _ClassVar[int]
+    BYTES_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    LOADED_FIELD_NUMBER: _ClassVar[int]
+    bytes_done: int
+    bytes_total: int
+    loaded: Loaded
+    def __init__(self, bytes_done: _Optional[int] = ..., bytes_total: _Optional[int] = ..., loaded: _Optional[_Union[Loaded, _Mapping]] = ...) -> None: ...
+
+class Loaded(_message.Message):
+    __slots__ = ("spec_hash", "slice_hash", "stage", "dtype", "pages", "slice_bytes", "random_weights", "load_s")
+    SPEC_HASH_FIELD_NUMBER: _ClassVar[int]
+    SLICE_HASH_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    PAGES_FIELD_NUMBER: _ClassVar[int]
+    SLICE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RANDOM_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    LOAD_S_FIELD_NUMBER: _ClassVar[int]
+    spec_hash: str
+    slice_hash: str
+    stage: Stage
+    dtype: str
+    pages: int
+    slice_bytes: int
+    random_weights: bool
+    load_s: float
+    def __init__(self, spec_hash: _Optional[str] = ..., slice_hash: _Optional[str] = ..., stage: _Optional[_Union[Stage, _Mapping]] = ..., dtype: _Optional[str] = ..., pages: _Optional[int] = ..., slice_bytes: _Optional[int] = ..., random_weights: _Optional[bool] = ..., load_s: _Optional[float] = ...) -> None: ...
+
+class EchoRequest(_message.Message):
+    __slots__ = ("payload",)
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    payload: bytes
+    def __init__(self, payload: _Optional[bytes] = ...) -> None: ...
+
+class EchoReply(_message.Message):
+    __slots__ = ("payload",)
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    payload: bytes
+    def __init__(self, payload: _Optional[bytes] = ...) -> None: ...
+
+class Sampling(_message.Message):
+    __slots__ = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    TOP_P_FIELD_NUMBER: _ClassVar[int]
+    MIN_P_FIELD_NUMBER: _ClassVar[int]
+    REPETITION_PENALTY_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    seed: int
+    def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
+
+class Open(_message.Message):
+    __slots__ = ("sequence", "pages", "sampling", "history")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    PAGES_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    pages: _containers.RepeatedScalarFieldContainer[int]
+    sampling: Sampling
+    history: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, sequence: _Optional[int] = ..., pages: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., history: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Segment(_message.Message):
+    __slots__ = ("sequence", "first_position", "tokens", "sample")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    FIRST_POSITION_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    first_position: int
+    tokens: int
+    sample: bool
+    def __init__(self, sequence: _Optional[int] = ..., first_position: _Optional[int] = ..., tokens: _Optional[int] = ..., sample: _Optional[bool] = ...) -> None: ...
+
+class Frame(_message.Message):
+    __slots__ = ("frame", "close", "open", "segments", "payload")
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    CLOSE_FIELD_NUMBER: _ClassVar[int]
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    frame: int
+    close: _containers.RepeatedScalarFieldContainer[int]
+    open: _containers.RepeatedCompositeFieldContainer[Open]
+    segments: _containers.RepeatedCompositeFieldContainer[Segment]
+    payload: bytes
+    def __init__(self, frame: _Optional[int] = ..., close: _Optional[_Iterable[int]] = ..., open: _Optional[_Iterable[_Union[Open, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., payload: _Optional[bytes] = ...) -> None: ...
+
+class Sampled(_message.Message):
+    __slots__ = ("sequence", "token", "logprob")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    LOGPROB_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    token: int
+    logprob: float
+    def __init__(self, sequence: _Optional[int] = ..., token: _Optional[int] = ..., logprob: _Optional[float] = ...) -> None: ...
+
+class StageTime(_message.Message):
+    __slots__ = ("queue_s", "decode_s", "copy_in_s", "compute_s", "copy_out_s", "encode_s")
+    QUEUE_S_FIELD_NUMBER: _ClassVar[int]
+    DECODE_S_FIELD_NUMBER: _ClassVar[int]
+    COPY_IN_S_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_S_FIELD_NUMBER: _ClassVar[int]
+    COPY_OUT_S_FIELD_NUMBER: _ClassVar[int]
+    ENCODE_S_FIELD_NUMBER: _ClassVar[int]
+    queue_s: float
+    decode_s: float
+    copy_in_s: float
+    compute_s: float
+    copy_out_s: float
+    encode_s: float
+    def __init__(self, queue_s: _Optional[float] = ..., decode_s: _Optional[float] = ..., copy_in_s: _Optional[float] = ..., compute_s: _Optional[float] = ..., copy_out_s: _Optional[float] = ..., encode_s: _Optional[float] = ...) -> None: ...
+
+class FrameResult(_message.Message):
+    __slots__ = ("frame", "time", "sampled", "failure", "payload")
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    SAMPLED_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    frame: int
+    time: StageTime
+    sampled: _containers.RepeatedCompositeFieldContainer[Sampled]
+    failure: Failure
+    payload: bytes
+    def __init__(self, frame: _Optional[int] = ..., time: _Optional[_Union[StageTime, _Mapping]] = ..., sampled: _Optional[_Iterable[_Union[Sampled, _Mapping]]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., payload: _Optional[bytes] = ...) -> None: ...
+
+class Failure(_message.Message):
+    __slots__ = ("error_type", "message")
+    ERROR_TYPE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    error_type: str
+    message: str
+    def __init__(self, error_type: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
