@@ -1,0 +1,99 @@
+"""The one device of this worker: which, how much memory, how fast, and what it computes in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+from edgeserve.clock import Clock
+from edgeserve.config import WorkerSettings
+from edgeserve.errors import BadSettings
+from edgeserve.families.spec import Dtype
+from edgeserve.plan.reserve import reserve_bytes
+
+COPY_BYTES = 256 * 2**20  # far above any cache, and a few milliseconds on a card
+CPU_MEMORY_SHARE = 0.8  # of what is free now; the rest is for the machine's other programs
+BF16_CAPABILITY = (8, 0)  # the first CUDA capability that multiplies bf16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    torch_device: torch.device
+    name: str
+    memory_bytes: int
+    """For slice, pages and workspace together."""
+    reserve_bytes: int
+    memory_bytes_per_s: float
+    """Measured by copying; 0 on a CPU, whose bandwidth is shared with whatever else runs."""
+    dtypes: tuple[Dtype, ...]
+    """The preferred first."""
+
+    @property
+    def kind(self) -> str:
+        return self.torch_device.type
+
+
+def open_device(settings: WorkerSettings, clock: Clock) -> Device:
+    """Raises BadSettings if the device that was asked for is not there."""
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise BadSettings(
+            "--device cuda: this machine shows PyTorch no GPU; check the driver (nvidia-smi) "
+            "and that "
+            "PyTorch was installed with CUDA, or use --device cpu"
+        )
+    if settings.device != "cpu" and torch.cuda.is_available():
+        return _cuda(settings, clock)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    return Device(
+        torch_device=torch.device("cpu"),
+        name=f"{psutil.cpu_count()} cores",
+        memory_bytes=settings.memory or int(CPU_MEMORY_SHARE * psutil.virtual_memory().available),
+        reserve_bytes=reserve_bytes("cpu"),
+        memory_bytes_per_s=0.0,
+        dtypes=(Dtype.BF16, Dtype.FP32) if _cpu_has_bf16() else (Dtype.FP32, Dtype.BF16),
+    )
+
+
+def _cuda(settings: WorkerSettings, clock: Clock) -> Device:
+    device = torch.device("cuda", 0)
+    torch.cuda.set_device(device)
+    free_bytes, total_bytes = torch.cuda.mem_get_info(device)
+    if settings.memory:
+        torch.cuda.set_per_process_memory_fraction(min(1.0, settings.memory / total_bytes))
+    bf16 = torch.cuda.get_device_capability(device) >= BF16_CAPABILITY
+    return Device(
+        torch_device=device,
+        name=torch.cuda.get_device_name(device),
+        memory_bytes=min(settings.memory or free_bytes, total_bytes),
+        reserve_bytes=reserve_bytes("cuda"),
+        memory_bytes_per_s=_copy_bytes_per_s(device, clock),
+        dtypes=(Dtype.FP16, Dtype.BF16, Dtype.FP32) if bf16 else (Dtype.FP16, Dtype.FP32),
+    )
+
+
+def _copy_bytes_per_s(device: torch.device, clock: Clock) -> float:
+    """Bytes read plus bytes written, per second, of a device-to-device copy; the best of five."""
+    source = torch.zeros(COPY_BYTES, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    target.copy_(source)
+    torch.cuda.synchronize(device)
+    best_s = float("inf")
+    for _ in range(5):
+        start_s = clock.now_s()
+        target.copy_(source)
+        torch.cuda.synchronize(device)
+        best_s = min(best_s, clock.now_s() - start_s)
+    del source, target
+    torch.cuda.empty_cache()
+    return 2 * COPY_BYTES / best_s
+
+
+def _cpu_has_bf16() -> bool:
+    """Without these instructions bf16 products are emulated, many times slower than fp32."""
+    capability = torch.cpu.get_capabilities()
+    return bool(
+        capability.get("avx512_bf16") or capability.get("amx_bf16") or capability.get("bf16")
+    )

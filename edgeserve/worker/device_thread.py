@@ -1,0 +1,186 @@
+"""One thread that runs frames in the order in which they came, and one that finishes them.
+
+gRPC's loop only moves bytes. While the device thread computes frame n, the loop decodes frame n+1,
+and the finisher waits for the device, copies out and encodes frame n-1. The exception is a CPU's
+short frame that has nothing before it: it runs on the loop, see SHORT_S.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from edgeserve.clock import Clock
+from edgeserve.errors import EdgeserveError, WireError
+from edgeserve.timing.hop import StageTime
+from edgeserve.wire.codec import decode_frame, encode_result
+from edgeserve.wire.frame import Failure, Frame, FrameResult
+from edgeserve.worker.sequences import SequenceTable
+from edgeserve.worker.stage import Launched, ResidentStage, Taken
+
+log = logging.getLogger(__name__)
+
+STOP_S = 5.0
+SHORT_S = 0.03
+"""A frame that a CPU computes in less runs on the loop itself: handing it to a thread and its
+result back are two wake-ups, a quarter of a hop's cost (docs/LOG.md). A loop that is deaf for 30 ms
+harms nobody, while a long prompt's frame of seconds would starve health checks."""
+
+
+@dataclass(kw_only=True)
+class Session:
+    """One gateway's stream of frames to one stage. Its sequences end with it."""
+
+    stage: ResidentStage | None
+    """None once the session is over: an idle stream must not keep a slice in memory."""
+    thread: DeviceThread
+    reply: Callable[[bytes], None]
+    closed: bool = False
+    """The stream has ended: there is nobody to reply to."""
+    table: SequenceTable = field(init=False)
+    _over: WireError | None = None
+
+    def __post_init__(self) -> None:
+        assert self.stage is not None
+        self.table = self.stage.new_table()
+
+    def submit(self, raw: bytes) -> None:
+        """Raises what ended the session, and WireError for what is no frame."""
+        if self._over is not None:
+            raise self._over
+        received_s = self.thread.clock.now_s()
+        frame = decode_frame(raw)
+        decode_s = self.thread.clock.now_s() - received_s
+        self.thread.submit(Job(session=self, frame=frame, received_s=received_s, decode_s=decode_s))
+
+    def close(self) -> None:
+        """Frames that still wait are dropped."""
+        self.closed = True
+
+    def end(self, why: WireError) -> None:
+        """The stage goes to another session: frames that still wait or come later are told why."""
+        self.stage, self._over = None, why
+
+    def stage_now(self) -> ResidentStage:
+        """Raises what ended the session."""
+        if self.stage is None:
+            assert self._over is not None
+            raise self._over
+        return self.stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    session: Session
+    frame: Frame
+    received_s: float
+    decode_s: float
+
+
+class DeviceThread:
+    """`submit` from one thread, the loop's. `call` runs something else between two frames, such as
+    loading.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self._unfinished = 0
+        self._lock = threading.Lock()
+        self._took_s: dict[int, float] = {}  # the last time for frames of about so many tokens
+        self._work: queue.SimpleQueue[Job | Callable[[], None] | None] = queue.SimpleQueue()
+        self._launched: queue.SimpleQueue[tuple[Job, Taken, Launched] | None] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._launch_all, name="device", daemon=True),
+            threading.Thread(target=self._finish_all, name="finisher", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, job: Job) -> None:
+        if self._unfinished == 0 and self._took_s.get(_size(job.frame), SHORT_S) < SHORT_S:
+            with torch.inference_mode():
+                self._run(job)
+        else:
+            self._put(job)
+
+    def call(self, work: Callable[[], None]) -> None:
+        """`work` handles its own errors."""
+        self._put(work)
+
+    def stop(self) -> None:
+        """Returns when what runs has ended: Python cuts threads off by aborting the process."""
+        self._work.put(None)
+        for thread in self._threads:
+            thread.join(STOP_S)
+
+    @torch.inference_mode()
+    def _launch_all(self) -> None:
+        while (work := self._work.get()) is not None:
+            if isinstance(work, Job):
+                self._run(work)
+            else:
+                work()
+            with self._lock:
+                self._unfinished -= 1
+        self._launched.put(None)
+
+    def _put(self, work: Job | Callable[[], None]) -> None:
+        with self._lock:
+            self._unfinished += 1
+        self._work.put(work)
+
+    def _run(self, job: Job) -> None:
+        if not job.session.closed:
+            self._guarded(job, functools.partial(self._launch, job))
+
+    def _launch(self, job: Job) -> None:
+        started_s = self.clock.now_s()
+        taken = Taken(received_s=job.received_s, decode_s=job.decode_s, started_s=started_s)
+        stage = job.session.stage_now()
+        sequences = job.session.table.take(job.frame)
+        launched = stage.launch(job.frame, sequences, self.clock)
+        if launched.watch.cuda:
+            self._launched.put((job, taken, launched))
+        else:  # a CPU has finished already: another thread would only cost a wake-up
+            self._took_s[_size(job.frame)] = sum(launched.watch.laps_s())
+            self._finish(job, taken, launched)
+
+    def _finish_all(self) -> None:
+        while (waiting := self._launched.get()) is not None:
+            self._guarded(waiting[0], functools.partial(self._finish, *waiting))
+
+    def _finish(self, job: Job, taken: Taken, launched: Launched) -> None:
+        _reply(job, launched.finish(taken, self.clock))
+
+    def _guarded(self, job: Job, work: Callable[[], None]) -> None:
+        """The border of the device: whatever a frame does here, its gateway hears of it, and the
+        next one runs.
+        """
+        try:
+            work()
+        except EdgeserveError as error:
+            _reply(job, _failed(job.frame, error.error_type, str(error)))
+        except Exception as error:  # guards the device thread's border
+            log.exception("frame %d failed", job.frame.frame)
+            _reply(job, _failed(job.frame, "internal", f"{type(error).__name__}: {error}"))
+
+
+def _size(frame: Frame) -> int:
+    """Frames of 1, 2 to 3, 4 to 7 ... tokens take about the same time."""
+    return frame.tokens.bit_length()
+
+
+def _reply(job: Job, result: FrameResult) -> None:
+    if not job.session.closed:
+        job.session.reply(encode_result(result))
+
+
+def _failed(frame: Frame, error_type: str, message: str) -> FrameResult:
+    failure = Failure(error_type=error_type, message=message)
+    return FrameResult(frame=frame.frame, time=StageTime(), failure=failure)

@@ -1,0 +1,90 @@
+"""The sequences that one gateway has open here: their pages, how they sample, and what of a frame
+may pass.
+
+A malformed frame never reaches the device: whatever the frame says is checked here against what is
+known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from edgeserve.errors import WireError
+from edgeserve.families.sampling import Sampling
+from edgeserve.families.spec import PAGE_TOKENS, ModelSpec
+from edgeserve.families.stage import Stage
+from edgeserve.schedule.micro_batch import Segment
+from edgeserve.wire.frame import Frame, Open
+
+
+@dataclass(kw_only=True)
+class OpenSequence:
+    pages: tuple[int, ...]
+    sampling: Sampling
+    history: list[int]
+    """Tokens so far, if sampling needs them."""
+
+
+@dataclass(kw_only=True)
+class SequenceTable:
+    """For one stage and one session."""
+
+    spec: ModelSpec
+    stage: Stage
+    hidden_bytes: int
+    """Of one token's hidden state."""
+    pages: int
+    tokens_max: int
+    """In one frame."""
+    _open: dict[int, OpenSequence] = field(default_factory=dict)
+
+    def take(self, frame: Frame) -> list[OpenSequence]:
+        """Closes and opens what the frame says; the sequence of each of its segments.
+
+        Raises WireError, and then nothing of the frame may be computed.
+        """
+        for number in frame.close:  # one that never got here may be closed too
+            self._open.pop(number, None)
+        for opened in frame.open:
+            self._open[opened.sequence] = self._opened(opened)
+        self._check_payload(frame)
+        return [self._checked(segment) for segment in frame.segments]
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def _opened(self, opened: Open) -> OpenSequence:
+        bad = [page for page in opened.pages if page >= self.pages]
+        if bad:
+            raise WireError(
+                f"sequence {opened.sequence}: page {bad[0]} of {self.pages} does not exist"
+            )
+        return OpenSequence(
+            pages=opened.pages, sampling=opened.sampling, history=list(opened.history)
+        )
+
+    def _check_payload(self, frame: Frame) -> None:
+        token_bytes = 4 if self.stage.embedding else self.hidden_bytes
+        tokens = frame.tokens
+        if not 0 < tokens <= self.tokens_max:
+            raise WireError(
+                f"frame {frame.frame} has {tokens} tokens; it may have 1 to {self.tokens_max}"
+            )
+        if len(frame.payload) != tokens * token_bytes:
+            raise WireError(
+                f"frame {frame.frame} of {tokens} tokens has {len(frame.payload)} bytes; this "
+                "stage needs "
+                f"{tokens * token_bytes}"
+            )
+
+    def _checked(self, segment: Segment) -> OpenSequence:
+        sequence = self._open.get(segment.sequence)
+        if sequence is None:
+            raise WireError(f"sequence {segment.sequence} is not open here")
+        room = len(sequence.pages) * PAGE_TOKENS
+        if segment.tokens < 1 or segment.end_position > room:
+            raise WireError(
+                f"sequence {segment.sequence}: positions [{segment.first_position}, "
+                f"{segment.end_position}) do not lie in its pages for {room} tokens"
+            )
+        return sequence

@@ -1,0 +1,107 @@
+"""What only a CUDA device can show: the same numbers as on the CPU, times from events, and a worker
+that serves.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgeserve.clock import MonotonicClock
+from edgeserve.config import WorkerSettings
+from edgeserve.families.folder import open_model
+from edgeserve.families.sampling import Sampling
+from edgeserve.families.spec import Dtype
+from edgeserve.families.stage import cut
+from edgeserve.schedule.micro_batch import Segment
+from edgeserve.wire.frame import Frame, FrameResult, Open
+from edgeserve.wire.messages import LoadOrder
+from edgeserve.worker.device import Device, open_device
+from edgeserve.worker.stage import ResidentStage, Taken, load_stage
+from tests.model.tiny import save_tiny
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="NO GPU"),
+]
+FAMILIES = ("llama2", "llama3", "mistral", "qwen2", "qwen3")
+PROMPT = tuple(range(5, 25))
+
+
+def stage_on(kind: str, folder: Path, dtype: Dtype) -> ResidentStage:
+    clock = MonotonicClock()
+    device: Device = open_device(WorkerSettings(device=kind, memory=2**31), clock)
+    source = open_model(str(folder))
+    order = LoadOrder(
+        epoch=1, model=str(folder), spec_hash=source.spec.spec_hash,
+        stage=cut((source.spec.layers,))[0], dtype=dtype, pages=8, frame_tokens_max=64,
+    )  # fmt: skip
+    return load_stage(order, str(folder), device, lambda _done, _total: None, clock)
+
+
+@torch.inference_mode()
+def greedy(stage: ResidentStage, new_tokens: int) -> tuple[list[int], list[FrameResult]]:
+    """A prompt and decodes, frame by frame, as a worker runs them."""
+    clock, table = MonotonicClock(), stage.new_table()
+    opened = Open(sequence=1, pages=(3, 4, 5), sampling=Sampling())
+    tokens, results = list(PROMPT), []
+    for step in range(new_tokens):
+        fresh = tokens if step == 0 else tokens[-1:]
+        segment = Segment(
+            sequence=1, first_position=len(tokens) - len(fresh), tokens=len(fresh), sample=True
+        )
+        payload = torch.tensor(fresh, dtype=torch.int32).numpy().tobytes()
+        frame = Frame(
+            frame=step, open=(opened,) if step == 0 else (), segments=(segment,), payload=payload
+        )
+        received_s = clock.now_s()
+        taken = Taken(received_s=received_s, decode_s=0.0, started_s=received_s)
+        launched = stage.launch(frame, table.take(frame), clock)
+        results.append(launched.finish(taken, clock))
+        tokens.append(results[-1].sampled[0].token)
+    return tokens[len(PROMPT) :], results
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_gpu_chooses_the_tokens_that_the_cpu_chooses(family: str, tmp_path: Path) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = False
+    save_tiny(family, tmp_path)
+
+    on_cpu, _ = greedy(stage_on("cpu", tmp_path, Dtype.FP32), 20)
+    on_gpu, _ = greedy(stage_on("cuda", tmp_path, Dtype.FP32), 20)
+
+    assert on_gpu == on_cpu
+
+
+def test_half_precision_keeps_the_log_probabilities(tmp_path: Path) -> None:
+    save_tiny("llama2", tmp_path)
+
+    _, exact = greedy(stage_on("cpu", tmp_path, Dtype.FP32), 1)
+    _, half = greedy(stage_on("cuda", tmp_path, Dtype.FP16), 1)
+
+    assert half[0].sampled[0].logprob == pytest.approx(exact[0].sampled[0].logprob, abs=0.05)
+
+
+def test_a_receipts_device_time_comes_from_events_and_fits_the_wall(tmp_path: Path) -> None:
+    save_tiny("llama2", tmp_path)
+    stage = stage_on("cuda", tmp_path, Dtype.FP16)
+    clock = MonotonicClock()
+    greedy(stage, 4)
+
+    start_s = clock.now_s()
+    _, results = greedy(stage, 16)
+    wall_s = clock.now_s() - start_s
+
+    assert all(result.time.compute_s > 0 for result in results)
+    assert sum(result.time.held_s for result in results) <= wall_s
+
+
+def test_a_worker_says_what_card_it_has_and_how_fast_its_memory_is() -> None:
+    device = open_device(WorkerSettings(device="cuda"), MonotonicClock())
+
+    assert device.kind == "cuda"
+    assert device.name == torch.cuda.get_device_name(0)
+    assert device.memory_bytes_per_s > 50e9  # the slowest card that PyTorch still supports
+    assert Dtype.FP16 in device.dtypes

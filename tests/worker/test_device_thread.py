@@ -1,0 +1,152 @@
+"""Frames in the order in which they came, wherever they run: on the device's thread, or short ones
+on the loop.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+
+from edgeserve.clock import ManualClock
+from edgeserve.errors import WireError
+from edgeserve.schedule.micro_batch import Segment
+from edgeserve.timing.hop import StageTime
+from edgeserve.wire.codec import decode_result
+from edgeserve.wire.frame import Frame, FrameResult
+from edgeserve.worker.device_thread import SHORT_S, DeviceThread, Job, Session
+from edgeserve.worker.stage import ResidentStage
+
+LOOP = threading.get_ident()
+WAIT_S = 5.0
+
+
+@dataclass
+class FakeStage:
+    """Takes as long as it is told to say, and may be held back."""
+
+    takes_s: float
+    cuda: bool = False
+    released: threading.Event = field(default_factory=threading.Event)
+    ran_on: list[int] = field(default_factory=list)
+
+    def new_table(self) -> FakeStage:
+        return self
+
+    def take(self, frame: Frame) -> list[Any]:
+        if frame.tokens > 99:
+            raise WireError("too many tokens")
+        return []
+
+    def laps_s(self) -> list[float]:
+        """It is its own stopwatch, too."""
+        return [0.0, self.takes_s, 0.0]
+
+    def launch(self, frame: Frame, _sequences: Any, _clock: Any) -> FakeLaunched:
+        assert self.released.wait(WAIT_S)
+        self.ran_on.append(threading.get_ident())
+        return FakeLaunched(frame.frame, self)
+
+
+@dataclass
+class FakeLaunched:
+    frame: int
+    watch: FakeStage
+
+    def finish(self, _taken: Any, _clock: Any) -> FrameResult:
+        return FrameResult(frame=self.frame, time=StageTime())
+
+
+class Bench:
+    """A session on a fake stage; results are kept as they come."""
+
+    def __init__(self, takes_s: float) -> None:
+        self.stage = FakeStage(takes_s)
+        self.stage.released.set()
+        self.thread = DeviceThread(ManualClock())
+        self.results: list[FrameResult] = []
+        self._came = threading.Semaphore(0)
+        stage = cast("ResidentStage", self.stage)
+        self.session = Session(stage=stage, thread=self.thread, reply=self._reply)
+
+    def submit(self, number: int, tokens: int = 1) -> None:
+        segment = Segment(sequence=1, first_position=0, tokens=tokens, sample=False)
+        frame = Frame(frame=number, segments=(segment,), payload=b"")
+        self.thread.submit(Job(session=self.session, frame=frame, received_s=0.0, decode_s=0.0))
+
+    def wait_for(self, count: int) -> list[int]:
+        for _ in range(count):
+            assert self._came.acquire(timeout=WAIT_S)
+        return [result.frame for result in self.results]
+
+    def settle(self) -> None:
+        """Returns when the device's thread has nothing left."""
+        done = threading.Event()
+        self.thread.call(done.set)
+        assert done.wait(WAIT_S)
+        for _ in range(1000):  # the count goes down just behind the call
+            if self.thread._unfinished == 0:
+                return
+            threading.Event().wait(0.001)
+        pytest.fail("work is left")
+
+    def _reply(self, raw: bytes) -> None:
+        self.results.append(decode_result(raw))
+        self._came.release()
+
+
+def test_a_first_frame_of_its_size_runs_on_the_thread_and_a_short_one_then_on_the_loop() -> None:
+    bench = Bench(takes_s=SHORT_S / 10)
+    bench.submit(1)
+    bench.wait_for(1)
+    bench.settle()
+
+    bench.submit(2)
+
+    assert bench.stage.ran_on[0] != LOOP
+    assert bench.stage.ran_on[1] == LOOP
+    assert bench.wait_for(1) == [1, 2]
+    bench.thread.stop()
+
+
+def test_a_long_frame_never_runs_on_the_loop() -> None:
+    bench = Bench(takes_s=SHORT_S * 2)
+    for number in (1, 2, 3):
+        bench.submit(number)
+        bench.wait_for(1)
+        bench.settle()
+
+    assert LOOP not in bench.stage.ran_on
+    bench.thread.stop()
+
+
+def test_a_short_frame_never_overtakes_one_that_waits() -> None:
+    bench = Bench(takes_s=SHORT_S / 10)
+    bench.submit(1)
+    bench.wait_for(1)
+    bench.settle()
+    bench.stage.released.clear()
+
+    bench.submit(2, tokens=64)  # of a size not seen before: on the thread, where it is held back
+    bench.submit(3)
+    bench.stage.released.set()
+
+    assert bench.wait_for(2) == [1, 2, 3]
+    assert bench.stage.ran_on[2] != LOOP
+    bench.thread.stop()
+
+
+def test_a_refused_frame_is_answered_and_the_next_one_runs() -> None:
+    bench = Bench(takes_s=1.0)
+    bench.submit(1, tokens=100)
+    bench.submit(2)
+    bench.wait_for(2)
+
+    refused, fine = bench.results
+
+    assert refused.failure is not None
+    assert refused.failure.error_type == "wire"
+    assert fine.failure is None
+    bench.thread.stop()
