@@ -1,0 +1,216 @@
+"""From a list of addresses to stages that can compute: connect, shake hands, plan, load.
+
+Every step names the worker at fault, what it said and what this side wanted. Nothing is sent to a
+stage before all of them hold what the plan says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from edgeserve import __version__
+from edgeserve.clock import Clock, unix_ns
+from edgeserve.config import GatewaySettings
+from edgeserve.errors import BadSettings, StageUnavailable, WireError
+from edgeserve.families.folder import ModelSource
+from edgeserve.families.spec import Dtype
+from edgeserve.plan.facts import Plan, WorkerFacts
+from edgeserve.plan.planner import default_pages_max, make_plan
+from edgeserve.wire import MESSAGE_BYTES_MAX, MIB
+from edgeserve.wire.client import RunStream, WorkerClient
+from edgeserve.wire.messages import Description, Loaded, LoadOrder, LoadProgress
+
+DESCRIBE_TIMEOUT_S = 5.0
+RETRY_PERIOD_S = 0.3
+LOAD_SILENCE_S = 300.0
+"""Without a word from a worker that loads. Reading starts at once, so even a cold disk on a busy
+box says more.
+"""
+
+Result = TypeVar("Result")
+CACHED_BYTES = 64 * MIB
+"""Half the bytes make a model faster because memory is slow. One that lies in a processor's cache
+is not, and CPUs multiply small fp32 matrices with less ado: the demo model 1.5 times as fast.
+"""
+OnProgress = Callable[[int, LoadProgress], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """A worker that answered."""
+
+    client: WorkerClient
+    description: Description
+
+    @property
+    def name(self) -> str:
+        return str(self.client.address)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedStage:
+    """A member that holds its stage, with a stream of frames to it."""
+
+    member: Member
+    loaded: Loaded
+    stream: RunStream
+
+
+async def connect(
+    clients: Sequence[WorkerClient], timeout_s: float, clock: Clock
+) -> tuple[Member, ...]:
+    """Waits until every worker answers.
+
+    Raises StageUnavailable naming those that do not in time, and WireError at once for one of
+    another version.
+    """
+    deadline_s = clock.now_s() + timeout_s
+    return await _together(_describe(client, deadline_s, clock) for client in clients)
+
+
+def choose_dtype(asked: str, source: ModelSource, members: Sequence[Member]) -> Dtype:
+    """`asked` if every worker computes in it; for auto the checkpoint's, else fp32 for a model that
+    caches hold, else what all of them like best.
+    """
+    common = [
+        dtype
+        for dtype in members[0].description.dtypes
+        if all(dtype in member.description.dtypes for member in members)
+    ]
+    if asked == "auto":
+        stored = source.spec.checkpoint_dtype
+        is_small = source.spec.parameters * Dtype.FP32.size_bytes <= CACHED_BYTES
+        best = Dtype.FP32 if is_small and Dtype.FP32 in common else common[0]
+        return stored if stored in common else best
+    if Dtype(asked) not in common:
+        who = next(m for m in members if Dtype(asked) not in m.description.dtypes)
+        raise BadSettings(
+            f"--dtype {asked}: worker {who.name} ({who.description.device_name}) computes in "
+            f"{', '.join(who.description.dtypes)} only"
+        )
+    return Dtype(asked)
+
+
+def plan_for(settings: GatewaySettings, source: ModelSource, members: Sequence[Member]) -> Plan:
+    """The plan for these workers, in their order."""
+    workers = [
+        WorkerFacts(
+            name=member.name,
+            memory_bytes=member.description.memory_bytes,
+            reserve_bytes=member.description.reserve_bytes,
+            read_bytes_per_s=member.description.memory_bytes_per_s,
+        )
+        for member in members
+    ]
+    dtype = choose_dtype(settings.dtype, source, members)
+    _check_frame_bytes(settings, source, dtype)
+    pages_max = default_pages_max(source.spec, settings.max_running)
+    return make_plan(source.spec, dtype, workers, pages_max=pages_max, layers=settings.layers)
+
+
+def next_epoch(members: Sequence[Member]) -> int:
+    """Later than any that a worker has seen, even if this box's calendar is behind."""
+    return max(unix_ns(), *(member.description.epoch + 1 for member in members))
+
+
+def _check_frame_bytes(settings: GatewaySettings, source: ModelSource, dtype: Dtype) -> None:
+    """The largest frame passes through a message."""
+    token_bytes = source.spec.hidden_bytes_per_token(dtype)
+    tokens = settings.prefill_chunk + settings.max_running
+    tokens_max = (MESSAGE_BYTES_MAX - MIB) // token_bytes  # the rest is for the frame's head
+    if tokens > tokens_max:
+        raise BadSettings(
+            f"--prefill-chunk {settings.prefill_chunk} and --max-running {settings.max_running} "
+            f"make frames of {tokens} tokens; of this model at most {tokens_max} fit a message"
+        )
+
+
+async def load(
+    plan: Plan,
+    members: Sequence[Member],
+    order: Callable[[int], LoadOrder],
+    on_progress: OnProgress,
+) -> tuple[LoadedStage, ...]:
+    """All workers at once; `order(i)` is what stage i is to hold. Raises what the first one that
+    fails says.
+    """
+    assert len(members) == len(plan.stages)
+    return await _together(
+        _load(member, order(i), functools.partial(on_progress, i))
+        for i, member in enumerate(members)
+    )
+
+
+async def _together(works: Iterable[Coroutine[Any, Any, Result]]) -> tuple[Result, ...]:
+    """The results in order; of several errors the first, and then nothing goes on."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        return tuple(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def _describe(client: WorkerClient, deadline_s: float, clock: Clock) -> Member:
+    while True:
+        timeout_s = min(DESCRIBE_TIMEOUT_S, max(RETRY_PERIOD_S, deadline_s - clock.now_s()))
+        try:
+            member = Member(client=client, description=await client.describe(timeout_s))
+        except StageUnavailable:
+            if clock.now_s() >= deadline_s:
+                raise
+            await asyncio.sleep(RETRY_PERIOD_S)
+        else:
+            _check_version(member)
+            return member
+
+
+def _check_version(member: Member) -> None:
+    theirs = member.description.package_version
+    if theirs != __version__:
+        raise WireError(
+            f"worker {member.name} runs edgeserve {theirs}, this gateway {__version__}; install "
+            "the same version "
+            "on every box",
+            worker=member.name,
+        )
+
+
+async def _load(
+    member: Member, order: LoadOrder, on_progress: Callable[[LoadProgress], None]
+) -> LoadedStage:
+    progress = member.client.load(order, timeout_s=24 * 3600.0)
+    loaded: Loaded | None = None
+    while True:
+        try:
+            async with asyncio.timeout(LOAD_SILENCE_S):
+                step = await anext(progress, None)
+        except TimeoutError:
+            raise StageUnavailable(
+                f"worker {member.name} has said nothing for {LOAD_SILENCE_S:.0f} s while "
+                f"loading {order.stage}",
+                worker=member.name,
+            ) from None
+        if step is None:
+            break
+        loaded = step.loaded or loaded
+        on_progress(step)
+    stream = member.client.run(order.epoch)
+    await stream.wait_until_open()
+    return LoadedStage(member=member, loaded=_checked(member, order, loaded), stream=stream)
+
+
+def _checked(member: Member, order: LoadOrder, loaded: Loaded | None) -> Loaded:
+    """What the worker says it holds is what it was told to hold."""
+    wanted = (order.spec_hash, order.stage, order.dtype, order.pages)
+    held = loaded and (loaded.spec_hash, loaded.stage, loaded.dtype, loaded.pages)
+    if loaded is None or held != wanted:
+        raise WireError(
+            f"worker {member.name} says it holds {held}, but was told to load {wanted}; restart it",
+            worker=member.name,
+        )
+    return loaded

@@ -1,0 +1,245 @@
+"""Tells the scheduler what happened, and does what it orders.
+
+Holds what the scheduler need not know: token ids, sampling, ledgers, and who waits for the tokens.
+Runs on the pipeline's loop alone, in plain calls that never await, so that no two events
+interleave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from dataclasses import dataclass
+
+from edgeserve.clock import Clock
+from edgeserve.errors import EdgeserveError, StageUnavailable
+from edgeserve.pipeline.generation import Ended, Generation, Order, Token
+from edgeserve.pipeline.relay import Relay, Trip
+from edgeserve.schedule.events import (
+    Action,
+    Admit,
+    Arrived,
+    Cancelled,
+    Event,
+    Fail,
+    Finish,
+    FrameDone,
+    FrameFailed,
+    Reject,
+    Send,
+    StageBack,
+    StageLost,
+    Ticked,
+)
+from edgeserve.schedule.micro_batch import MicroBatch, Opening
+from edgeserve.schedule.scheduler import Scheduler
+from edgeserve.timing.hop import Lap
+from edgeserve.timing.ledger import Ledger, StageLabel
+from edgeserve.wire.codec import encode_head
+from edgeserve.wire.frame import Failure, Open
+
+Arrival = Token | Ended | EdgeserveError
+
+
+@dataclass(kw_only=True)
+class _Job:
+    """One sequence, as the driver sees it."""
+
+    order: Order
+    tokens: list[int]
+    """Prompt and everything sampled so far: the token at a position stands at that index."""
+    ledger: Ledger
+    generation: Generation
+    ready_s: float = 0.0
+    """Since when nothing but other frames keeps it from being sent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _UnderWay:
+    """A frame that the relay has."""
+
+    micro_batch: MicroBatch
+    ordered_s: float
+    ready_s: dict[int, float]
+    """By sequence."""
+
+
+class Driver:
+    """One scheduler and, while all stages are there, one relay. Make it on the pipeline's loop."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        labels: tuple[StageLabel, ...],
+        clock: Clock,
+        http_loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.scheduler = scheduler
+        self.last_frame_s: float | None = None
+        self._labels = labels
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._http_loop = http_loop
+        self._relay: Relay | None = None
+        self._jobs: dict[int, _Job] = {}
+        self._under_way: dict[int, _UnderWay] = {}
+        self._next_sequence = 1
+        self._outgoing: list[tuple[Generation, Arrival]] = []
+
+    # -- what happened
+
+    def arrived(self, order: Order) -> Generation:
+        """Raises the error that refuses it."""
+        number, self._next_sequence = self._next_sequence, self._next_sequence + 1
+        ledger = Ledger(
+            labels=self._labels, received_s=order.received_s, prompt_tokens=len(order.prompt)
+        )
+        generation = Generation(ledger, lambda: self._cancel_from_outside(number))
+        job = _Job(order=order, tokens=list(order.prompt), ledger=ledger, generation=generation)
+        self._jobs[number] = job
+        event = Arrived(
+            sequence=number,
+            prompt_tokens=len(order.prompt),
+            max_new_tokens=order.max_new_tokens,
+            at_s=self._clock.now_s(),
+        )
+        actions = self.scheduler.handle(event)
+        refusals = [a.error for a in actions if isinstance(a, Reject) and a.sequence == number]
+        if refusals:
+            del self._jobs[number]
+        self._carry_out(actions, event.at_s)
+        if refusals:
+            raise refusals[0]
+        return generation
+
+    def trip_done(self, trip: Trip) -> None:
+        """A frame is back from the last stage, or was refused by one."""
+        under_way = self._under_way.pop(trip.frame, None)
+        if under_way is None:
+            return
+        now_s = self._clock.now_s()
+        if trip.failure is not None:
+            error = _from_stage(trip.failure, self._labels[len(trip.hops) - 1])
+            self._handle(FrameFailed(frame=trip.frame, error=error, at_s=now_s))
+            return
+        self.last_frame_s = now_s
+        self._book(under_way, trip, now_s)
+        stopped = self._tokens(trip, now_s)
+        self._handle(FrameDone(frame=trip.frame, stopped=stopped, at_s=now_s))
+
+    def cancelled(self, number: int) -> None:
+        if self._jobs.pop(number, None) is not None:
+            self._handle(Cancelled(sequence=number, at_s=self._clock.now_s()))
+
+    def ticked(self) -> None:
+        self._handle(Ticked(at_s=self._clock.now_s()))
+
+    def stage_lost(self, error: StageUnavailable) -> None:
+        self._relay = None
+        self._under_way.clear()
+        self._handle(StageLost(error=error, at_s=self._clock.now_s()))
+
+    def stages_ready(self, relay: Relay) -> None:
+        self._relay = relay
+        self._handle(StageBack(at_s=self._clock.now_s()))
+
+    # -- what is ordered
+
+    def _handle(self, event: Event) -> None:
+        self._carry_out(self.scheduler.handle(event), event.at_s)
+
+    def _carry_out(self, actions: list[Action], now_s: float) -> None:
+        for action in actions:
+            match action:
+                case Send(micro_batch=micro_batch):
+                    self._send(micro_batch, now_s)
+                case Admit(sequence=number, queued_s=queued_s):
+                    self._jobs[number].ledger.queued_s = queued_s
+                    self._jobs[number].ready_s = now_s
+                case Finish(sequence=number, reason=reason):
+                    self._end(number, Ended(reason=reason))
+                case Reject(sequence=number, error=error) | Fail(sequence=number, error=error):
+                    self._end(number, error)
+        # Behind the frames: the HTTP side's thread wants the interpreter, and they go first.
+        self._loop.call_soon(self._deliver)
+
+    def _send(self, micro_batch: MicroBatch, now_s: float) -> None:
+        assert self._relay is not None, "the scheduler sends nothing while a stage is lost"
+        ready_s = {}
+        token_ids: list[int] = []
+        for segment in micro_batch.segments:
+            job = self._jobs[segment.sequence]
+            token_ids += job.tokens[segment.first_position : segment.end_position]
+            ready_s[segment.sequence] = job.ready_s
+            job.ready_s = now_s  # a prompt's next chunk could follow at once
+        self._under_way[micro_batch.frame] = _UnderWay(
+            micro_batch=micro_batch, ordered_s=now_s, ready_s=ready_s
+        )
+        head = encode_head(micro_batch, [self._open(opening) for opening in micro_batch.open])
+        payload = struct.pack(f"<{len(token_ids)}I", *token_ids)
+        self._relay.send(micro_batch.frame, micro_batch.tokens, head, payload)
+
+    def _open(self, opening: Opening) -> Open:
+        order = self._jobs[opening.sequence].order
+        return Open(
+            sequence=opening.sequence,
+            pages=opening.pages,
+            sampling=order.sampling,
+            history=order.prompt if order.sampling.needs_history else (),
+        )
+
+    def _book(self, under_way: _UnderWay, trip: Trip, now_s: float) -> None:
+        """One lap for each sequence that is still wanted."""
+        for number, ready_s in under_way.ready_s.items():
+            if number in self._jobs:
+                self._jobs[number].ledger.lap(
+                    Lap(
+                        ready_s=ready_s,
+                        ordered_s=under_way.ordered_s,
+                        hops=trip.hops,
+                        done_s=now_s,
+                    )
+                )
+
+    def _tokens(self, trip: Trip, now_s: float) -> frozenset[int]:
+        """Hands on the new tokens; the sequences that they end."""
+        stopped = set()
+        for sampled in trip.sampled:
+            job = self._jobs.get(sampled.sequence)
+            if job is None:  # cancelled meanwhile
+                continue
+            job.tokens.append(sampled.token)
+            job.ready_s = now_s
+            job.ledger.token(now_s)
+            token = Token(token=sampled.token, logprob=sampled.logprob)
+            self._outgoing.append((job.generation, token))
+            if sampled.token in job.order.stop_ids:
+                stopped.add(sampled.sequence)
+        return frozenset(stopped)
+
+    def _end(self, number: int, arrival: Arrival) -> None:
+        job = self._jobs.pop(number, None)
+        if job is not None:
+            self._outgoing.append((job.generation, arrival))
+
+    def _deliver(self) -> None:
+        """To the HTTP side, with one wake-up for all."""
+        if not self._outgoing or self._http_loop.is_closed():
+            return
+        self._http_loop.call_soon_threadsafe(_deliver_all, self._outgoing)
+        self._outgoing = []
+
+    def _cancel_from_outside(self, number: int) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.cancelled, number)
+
+
+def _deliver_all(outgoing: list[tuple[Generation, Arrival]]) -> None:
+    for generation, arrival in outgoing:
+        generation.deliver(arrival)
+
+
+def _from_stage(failure: Failure, label: StageLabel) -> EdgeserveError:
+    """A refusal by a stage: its own words, and whose they are."""
+    message = f"stage {label.stage} on worker {label.worker} refused a frame: {failure.message}"
+    return StageUnavailable(message, stage=label.stage, worker=label.worker)

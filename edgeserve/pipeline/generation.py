@@ -1,0 +1,123 @@
+"""One request between the HTTP side and the pipeline: what is ordered, and the stream of tokens
+that comes back.
+
+The two sides live on different threads, each with its event loop. A `Generation` is read on the
+HTTP side's loop; the pipeline reaches it through `call_soon_threadsafe` alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from edgeserve.errors import EdgeserveError
+from edgeserve.families.sampling import Sampling
+from edgeserve.timing.ledger import Ledger
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """A request that was checked and tokenized."""
+
+    prompt: tuple[int, ...]
+    max_new_tokens: int
+    sampling: Sampling
+    stop_ids: frozenset[int]
+    """Tokens that end the sequence; the one that did is its last token."""
+    received_s: float
+    """When the request came in, on the gateway's clock."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Token:
+    token: int
+    logprob: float
+    """Natural logarithm, of the unfiltered distribution."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """`reason` is 'length' or 'eos_token'. A request that fails ends with an error instead."""
+
+    reason: str
+
+
+class Generation:
+    """An accepted request: iterate for its tokens, `cancel` when nobody wants more.
+
+    `async for token in generation` ends when the request does, after which `ended` is set, or
+    raises the EdgeserveError that ended it.
+    """
+
+    def __init__(self, ledger: Ledger, cancel: Callable[[], None]) -> None:
+        self.ended: Ended | None = None
+        self._ledger = ledger
+        self._cancel = cancel
+        self._arrivals: asyncio.Queue[Token | Ended | EdgeserveError] = asyncio.Queue()
+
+    def __aiter__(self) -> Generation:
+        return self
+
+    async def __anext__(self) -> Token:
+        arrival = await self._arrivals.get()
+        if isinstance(arrival, Token):
+            return arrival
+        self._arrivals.put_nowait(arrival)  # so that whoever asks again gets the same answer
+        if isinstance(arrival, Ended):
+            self.ended = arrival
+            raise StopAsyncIteration
+        raise arrival
+
+    def deliver(self, arrival: Token | Ended | EdgeserveError) -> None:
+        """Called by the pipeline, on this side's loop."""
+        self._arrivals.put_nowait(arrival)
+
+    def cancel(self) -> None:
+        """Frees its pages at once. Harmless when it has ended."""
+        self._cancel()
+
+    def receipt(self, finished_s: float, tokens: int) -> dict[str, Any]:
+        """The RECEIPT for its first `tokens` tokens."""
+        return self._ledger.receipt(finished_s, tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """Whether a token can be produced now, and if not, why."""
+
+    phase: str
+    """'starting', 'ready', 'stage_lost' or 'draining'."""
+    reason: str = ""
+    stage: int | None = None
+    worker: str | None = None
+    since_last_frame_s: float | None = None
+    """How long ago the last frame came back; None before the first."""
+
+    @property
+    def is_ready(self) -> bool:
+        return self.phase == "ready"
+
+
+class Engine(Protocol):
+    """What the HTTP side needs of the pipeline. `pipeline/engine.py` is the real one,
+    `testing.FakeEngine` a fake.
+    """
+
+    async def submit(self, order: Order) -> Generation:
+        """Admission is decided here, before an answer begins.
+
+        Raises Unprocessable (it can never fit), Overloaded (not now) or StageUnavailable.
+        """
+        ...
+
+    def status(self) -> Status: ...
+
+    def cluster(self) -> dict[str, Any]:
+        """The document of GET /v1/cluster."""
+        ...
+
+    async def drain(self, timeout_s: float) -> None:
+        """Refuses new requests, and returns when the running ones have ended or time is up."""
+        ...
