@@ -1,0 +1,90 @@
+"""One request's tokens become its text, and it is decided when the answer is over. Pure: no
+waiting, no HTTP.
+
+The texts of the pieces, joined, are the generated text, whatever is held back for a while: a
+character that is not whole yet, or what may be the beginning of a stop string. What stopped the
+answer is not part of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edgeserve.gateway.stop import StopFilter
+from edgeserve.gateway.tokenizer import Detokenizer, Tokenizer
+from edgeserve.pipeline.generation import Order, Token
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A token, and what it adds to the text that a reader sees."""
+
+    token: int
+    text: str
+    logprob: float
+    special: bool
+
+    def to_json(self) -> dict[str, Any]:
+        # JSON has no infinity; a token that the model thought impossible has no logprob to show.
+        logprob = self.logprob if math.isfinite(self.logprob) else None
+        return {"id": self.token, "text": self.text, "logprob": logprob, "special": self.special}
+
+
+class Answer:
+    """`finish_reason` is TGI's 'length', 'eos_token' or 'stop_sequence' once the answer is over,
+    None before.
+    """
+
+    def __init__(
+        self, order: Order, tokenizer: Tokenizer, *, eos_ids: frozenset[int], stop: Sequence[str]
+    ) -> None:
+        self.pieces: list[Piece] = []
+        self.finish_reason: str | None = None
+        self._order = order
+        self._eos_ids = eos_ids
+        self._tokenizer = tokenizer
+        self._detokenizer = Detokenizer(tokenizer, order.prompt)
+        self._stops = StopFilter(stop)
+
+    @property
+    def text(self) -> str:
+        return "".join(piece.text for piece in self.pieces)
+
+    @property
+    def ends_early(self) -> bool:
+        """Whether the engine would go on: it knows nothing of stop strings."""
+        return self.finish_reason is None or self._stops.found is not None
+
+    def take(self, token: Token) -> Piece:
+        """The next token's piece. Sets `finish_reason` if it is the last one."""
+        assert self.finish_reason is None, "the answer is over"
+        text, reason = self._text_and_end(token.token)
+        piece = Piece(
+            token=token.token,
+            text=text,
+            logprob=token.logprob,
+            special=self._tokenizer.is_special(token.token),
+        )
+        self.pieces.append(piece)
+        self.finish_reason = reason
+        return piece
+
+    def _text_and_end(self, token_id: int) -> tuple[str, str | None]:
+        ended = self._ended_by(token_id)
+        stops_here = token_id in self._order.stop_ids
+        text = self._stops.push("" if stops_here else self._detokenizer.push(token_id))
+        if ended is not None:
+            text += self._stops.push(self._detokenizer.finish())
+        if self._stops.found is not None:
+            return text, "stop_sequence"
+        return (text, None) if ended is None else (text + self._stops.finish(), ended)
+
+    def _ended_by(self, token_id: int) -> str | None:
+        """Why the engine ends with this token, by the terms of the order."""
+        if token_id in self._order.stop_ids:
+            return "eos_token" if token_id in self._eos_ids else "stop_sequence"
+        is_full = len(self.pieces) + 1 == self._order.max_new_tokens
+        return "length" if is_full else None

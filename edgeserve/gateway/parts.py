@@ -1,0 +1,41 @@
+"""What the HTTP side is made of, and the few facts of the model that it goes by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from edgeserve.clock import Clock
+from edgeserve.gateway.tokenizer import Tokenizer
+from edgeserve.pipeline.generation import Engine
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    name: str
+    weights: Literal["real", "random"]
+    context_tokens: int
+    """The most tokens of prompt and answer together."""
+    vocab: int
+    """Rows of the embedding: no stage is ever sent a token id that is not below it."""
+    eos_ids: frozenset[int]
+    """Tokens with which the model says that it is done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatewayParts:
+    engine: Engine
+    model: ModelFacts
+    tokenizer: Tokenizer
+    clock: Clock
+    api_key: str = ""
+    """What clients send as a bearer token; empty lets everybody in."""
+    keep_alive_s: float = 15.0
+    """Silence on a stream after which a comment is sent, since proxies cut idle connections after
+    30 to 60 s.
+    """
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """As the model's own configuration has them, or else its tokenizer's."""
+        return self.model.eos_ids or self.tokenizer.eos_ids

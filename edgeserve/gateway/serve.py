@@ -1,0 +1,127 @@
+"""The gateway process from start to end: HTTP server, pipeline, and how both stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from contextlib import AbstractContextManager, nullcontext
+
+import uvicorn
+
+from edgeserve.clock import Clock, MonotonicClock
+from edgeserve.config import Address, GatewaySettings
+from edgeserve.errors import BadSettings
+from edgeserve.families.folder import ModelSource, open_model
+from edgeserve.gateway.app import create_app
+from edgeserve.gateway.parts import GatewayParts, ModelFacts
+from edgeserve.gateway.progress import LoadDisplay
+from edgeserve.gateway.tokenizer import open_tokenizer
+from edgeserve.pipeline.engine import Hooks, PipelineEngine
+from edgeserve.wire.loop import run_on_loop, told_to_end
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 1024
+SEND_S = 5  # for what is computed to reach its client, once the requests have ended
+
+
+def run_gateway(settings: GatewaySettings) -> int:
+    """Serves until SIGTERM or SIGINT, then drains. Returns the exit code; raises what prevents the
+    start.
+    """
+    if not settings.workers:
+        raise BadSettings("--workers is missing: name every stage's HOST:PORT, in order")
+    if not settings.model:
+        raise BadSettings("--model is missing: a model folder, a built-in shape, or 'demo'")
+    _check_exposure(settings)
+    source = open_model(settings.model)
+    clock = MonotonicClock()
+    with LoadDisplay(source.name, source.random_weights) as display:
+        engine = PipelineEngine(
+            settings,
+            source,
+            clock,
+            Hooks(planned=display.planned, progress=display.progress),
+        )
+        parts = _parts(settings, source, engine, clock)
+        run_on_loop(_serve(settings, parts, engine, display))
+    return 0
+
+
+def _check_exposure(settings: GatewaySettings) -> None:
+    """Nothing listens beyond loopback without a key, unless told to."""
+    if not settings.listen.is_loopback and not settings.api_key and not settings.insecure:
+        raise BadSettings(
+            f"--listen {settings.listen} is open to the network, and there is no key; set "
+            "EDGESERVE_API_KEY, or say "
+            "--insecure if everybody on this network may use this gateway"
+        )
+
+
+def _parts(
+    settings: GatewaySettings, source: ModelSource, engine: PipelineEngine, clock: Clock
+) -> GatewayParts:
+    return GatewayParts(
+        engine=engine,
+        model=ModelFacts(
+            name=source.name,
+            weights="random" if source.random_weights else "real",
+            context_tokens=source.spec.context_tokens,
+            vocab=source.spec.vocab,
+            eos_ids=source.eos_ids,
+        ),
+        tokenizer=open_tokenizer(source.folder, source.spec.vocab),
+        clock=clock,
+        api_key=settings.api_key,
+    )
+
+
+async def _serve(
+    settings: GatewaySettings, parts: GatewayParts, engine: PipelineEngine, display: LoadDisplay
+) -> None:
+    told = told_to_end(settings.until_stdin_closes)
+    listener = _listen(settings.listen)
+    server = _Server(
+        uvicorn.Config(
+            create_app(parts), log_config=None, access_log=False, lifespan="off", loop="none",
+            timeout_graceful_shutdown=SEND_S,
+        )
+    )  # fmt: skip
+    serving = asyncio.create_task(server.serve([listener]))
+    ready = engine.start()
+    try:
+        await asyncio.wait({ready, told}, return_when=asyncio.FIRST_COMPLETED)
+        if ready.done():
+            ready.result()  # raises what prevents the start
+            display.ready(f"http://{Address(settings.listen.host, listener.getsockname()[1])}")
+            await told
+        await engine.drain(settings.drain_timeout)
+    finally:
+        server.should_exit = True
+        await serving
+        engine.stop()
+
+
+class _Server(uvicorn.Server):
+    """Signals are this module's: it drains first."""
+
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
+        return nullcontext()
+
+
+def _listen(where: Address) -> socket.socket:
+    """Taken before anything is loaded, so that a port in use is the first thing to be known."""
+    family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((where.host, where.port))
+    except OSError as error:
+        listener.close()
+        raise BadSettings(
+            f"--listen {where}: the port cannot be had ({error.strerror}); is another gateway "
+            "using it?"
+        ) from None
+    listener.listen(BACKLOG)
+    return listener

@@ -1,0 +1,216 @@
+"""Text to tokens and back, from the files of a model folder.
+
+`Tokenizer` knows which ids frame a prompt and which mean nothing to a reader; `Detokenizer` turns
+one request's tokens into text as they come. What this module refuses to know: chat templates, and
+anything about requests.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeserve.errors import BadModel
+from edgeserve.gateway.vocabulary import (
+    ByteVocabulary,
+    JsonVocabulary,
+    SentencePieceVocabulary,
+    Vocabulary,
+)
+
+_log = logging.getLogger(__name__)
+
+
+def open_tokenizer(folder: Path | None, vocab: int) -> Tokenizer:
+    """A model folder's tokenizer; without a folder, a stand-in for a shape of `vocab` tokens."""
+    return Tokenizer(ByteVocabulary(vocab)) if folder is None else read_tokenizer(folder)
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a model folder: `tokenizer.json`, or `tokenizer.model` if there is none or
+    it cannot be read.
+
+    Raises BadModel naming the folder and what was looked for there.
+    """
+    config = _read_config(folder)
+    json_path, model_path = folder / "tokenizer.json", folder / "tokenizer.model"
+    if json_path.is_file():
+        try:
+            return _assemble(JsonVocabulary(json_path), config, folder)
+        except BadModel as error:
+            if not model_path.is_file():
+                raise
+            _log.warning("%s; reading %s instead", error, model_path.name)
+    if model_path.is_file():
+        vocabulary = SentencePieceVocabulary(model_path, config.added, config.added_specials)
+        return _assemble(vocabulary, config, folder)
+    raise BadModel(
+        f"{folder} has no tokenizer: looked for {json_path.name} and {model_path.name}; "
+        "copy one of them from where the model came from"
+    )
+
+
+class Tokenizer:
+    """`prefix` and `suffix` are the ids put around every prompt, such as that of `<s>`."""
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        *,
+        prefix: Sequence[int] = (),
+        suffix: Sequence[int] = (),
+        specials: Iterable[int] = (),
+        eos_ids: Iterable[int] = (),
+    ) -> None:
+        self.prefix = tuple(prefix)
+        self.suffix = tuple(suffix)
+        self.eos_ids = frozenset(eos_ids)
+        """What the tokenizer's own configuration calls the end of a text."""
+        self._vocabulary = vocabulary
+        self._specials = vocabulary.specials | frozenset(specials)
+
+    @property
+    def vocab_size(self) -> int:
+        return self._vocabulary.size
+
+    @property
+    def drops_first_space(self) -> bool:
+        return self._vocabulary.drops_first_space
+
+    def encode(self, text: str) -> list[int]:
+        return [*self.prefix, *self._vocabulary.encode(text), *self.suffix]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """All at once, without special tokens. A `Detokenizer` gives the same text piece by
+        piece.
+        """
+        text = b"".join(self.token_bytes(i) for i in ids if not self.is_special(i))
+        shown = text.decode(errors="replace")
+        return shown.removeprefix(" ") if self.drops_first_space else shown
+
+    def piece(self, token_id: int) -> str:
+        return self._vocabulary.piece(token_id)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return self._vocabulary.token_bytes(token_id)
+
+    def is_special(self, token_id: int) -> bool:
+        return token_id in self._specials
+
+
+class Detokenizer:
+    """The text of one request's tokens, as they come. Each token costs the same, however many came
+    before.
+
+    A character that is spread over several tokens is given out when its last byte is there; bytes
+    that can no longer become a character are given out as U+FFFD. After a `prompt` that has any
+    text, the first space is the answer's own.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, prompt: Iterable[int] = ()) -> None:
+        self._tokenizer = tokenizer
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._drops_space = tokenizer.drops_first_space and all(map(tokenizer.is_special, prompt))
+
+    def push(self, token_id: int) -> str:
+        """What this token adds to the text."""
+        if self._tokenizer.is_special(token_id):
+            return ""
+        return self._begun(self._utf8.decode(self._tokenizer.token_bytes(token_id)))
+
+    def finish(self) -> str:
+        """What was held back, when no more tokens come."""
+        return self._begun(self._utf8.decode(b"", final=True))
+
+    def _begun(self, text: str) -> str:
+        if text and self._drops_space:
+            self._drops_space = False
+            return text.removeprefix(" ")
+        return text
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Config:
+    """What `tokenizer_config.json` and its neighbours say. None: nothing."""
+
+    bos: str | None
+    eos: str | None
+    specials: tuple[str, ...]
+    adds_bos: bool | None
+    adds_eos: bool | None
+    added: Mapping[str, int]
+    """Tokens that came after training, and which of their ids are special."""
+    added_specials: frozenset[int]
+
+
+def _read_config(folder: Path) -> _Config:
+    config = _read_object(folder / "tokenizer_config.json")
+    names = ("bos_token", "eos_token", "pad_token", "unk_token")
+    texts = {name: _token_text(config.get(name)) for name in names}
+    listed = config.get("added_tokens_decoder", {})
+    return _Config(
+        bos=texts["bos_token"],
+        eos=texts["eos_token"],
+        specials=tuple(text for text in texts.values() if text is not None),
+        adds_bos=config.get("add_bos_token"),
+        adds_eos=config.get("add_eos_token"),
+        added={
+            **_read_object(folder / "added_tokens.json"),
+            **{each["content"]: int(i) for i, each in listed.items()},
+        },
+        added_specials=frozenset(int(i) for i, each in listed.items() if each.get("special")),
+    )
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """A JSON file that may be missing."""
+    if not path.is_file():
+        return {}
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise BadModel(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise BadModel(f"{path} holds a {type(document).__name__}, not an object")
+    return document
+
+
+def _token_text(token: Any) -> str | None:
+    """A token is written as its text, or as an object that holds it."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
+
+
+def _assemble(vocabulary: Vocabulary, config: _Config, folder: Path) -> Tokenizer:
+    """What the configuration says about framing goes before what the vocabulary's own files say."""
+    id_of: Callable[[str], int | None] = vocabulary.token_id
+    eos = None if config.eos is None else id_of(config.eos)
+    bos = None if config.bos is None else id_of(config.bos)
+    specials = (id_of(text) for text in config.specials)
+    return Tokenizer(
+        vocabulary,
+        prefix=_frame(config.adds_bos, bos, vocabulary.prefix, f"{folder}: bos"),
+        suffix=_frame(config.adds_eos, eos, vocabulary.suffix, f"{folder}: eos"),
+        specials=[i for i in specials if i is not None],
+        eos_ids=[] if eos is None else [eos],
+    )
+
+
+def _frame(
+    wanted: bool | None, token_id: int | None, own: tuple[int, ...], what: str
+) -> tuple[int, ...]:
+    if wanted is None:
+        return own
+    if not wanted:
+        return ()
+    if token_id is None:
+        raise BadModel(
+            f"{what}_token is to be added to every prompt, but no token of the vocabulary is named "
+            "as it; name one in tokenizer_config.json"
+        )
+    return (token_id,)

@@ -1,0 +1,249 @@
+"""Fakes to test against, for edgeserve's own tests and for those of its users.
+
+`FakeEngine` stands where the pipeline stands, so that the whole HTTP side runs without a worker, a
+model or a network:
+
+    engine = FakeEngine(ManualClock(), reply=b"Hello")
+    app = create_app(GatewayParts(engine=engine, tokenizer=open_tokenizer(None, 256), ...))
+
+It keeps the terms of `pipeline/generation.py`: a request ends at `max_new_tokens` or at a stop
+token and nowhere else, and its receipt adds up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgeserve.clock import Clock, ManualClock
+from edgeserve.errors import EdgeserveError, Overloaded, StageUnavailable
+from edgeserve.pipeline.generation import Ended, Generation, Order, Status, Token
+from edgeserve.timing.hop import Hop, Lap, StageTime
+from edgeserve.timing.ledger import Ledger, StageLabel
+
+Reply = Sequence[int] | Callable[[Order], Sequence[int]]
+LOGPROB = -0.5
+COMPUTE_SHARE = 0.8  # of a hop; the rest is transfer
+LAYERS_PER_STAGE = 4
+
+
+def echo(order: Order) -> Sequence[int]:
+    """A reply that says the prompt again."""
+    return order.prompt
+
+
+class FakeEngine:
+    """Answers each order with the tokens of `reply`, over and over until the order is fulfilled.
+
+    One token comes in each turn of the event loop. A ManualClock is moved on by `step_s` for each;
+    with any other clock a token takes the time that it takes. Everything ordered is in `orders`,
+    everything cancelled before its end in `cancelled`, and `running` counts the others that have
+    not ended.
+    """
+
+    def __init__(
+        self, clock: Clock, reply: Reply = echo, *, stages: int = 2, step_s: float = 0.01
+    ) -> None:
+        self.orders: list[Order] = []
+        self.cancelled: list[Order] = []
+        self._clock = clock
+        self._reply = reply
+        self._step_s = step_s
+        self._labels = tuple(_label(stage) for stage in range(stages))
+        self._status = Status(phase="ready", since_last_frame_s=0.0)
+        self._overload: Overloaded | None = None
+        self._hold_after: int | None = None
+        self._fail_after: tuple[int, EdgeserveError] | None = None
+        self._running: list[_Running] = []
+        self._changed = asyncio.Event()
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    async def submit(self, order: Order) -> Generation:
+        assert order.prompt, "an order has a prompt"
+        assert order.max_new_tokens >= 1, "an order is for at least one token"
+        if not self._status.is_ready:
+            raise self._unavailable()
+        if self._overload is not None:
+            raise self._overload
+        self.orders.append(order)
+        running = self._begin(order)
+        self._next_turn(running)
+        return running.generation
+
+    def status(self) -> Status:
+        return self._status
+
+    def cluster(self) -> dict[str, Any]:
+        stages = [
+            {"stage": label.stage, "worker": label.worker, "layers": list(label.layers)}
+            for label in self._labels
+        ]
+        return {"status": self._status.phase, "stages": stages, "running": self.running}
+
+    async def drain(self, timeout_s: float) -> None:
+        self._status = Status(phase="draining", reason="the server is shutting down")
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._running:
+                    await self._wait_for_change()
+        except TimeoutError:
+            return
+
+    def set_status(self, status: Status) -> None:
+        """What `status` says from now on. Unless it is ready, new orders are refused."""
+        self._status = status
+
+    def overload(self, retry_after_s: int = 1) -> None:
+        """From now on, new orders are refused as one too many."""
+        self._overload = Overloaded(
+            f"{self.running} requests are running and no more are taken; try again in "
+            f"{retry_after_s} s",
+            retry_after_s=retry_after_s,
+            running=self.running,
+        )
+
+    def lose_stage(self, stage: int) -> None:
+        """From now on a stage is gone: running requests fail, new ones are refused."""
+        worker = self._labels[stage].worker
+        reason = f"stage {stage} on {worker} is lost"
+        self._status = Status(phase="stage_lost", reason=reason, stage=stage, worker=worker)
+        for running in tuple(self._running):
+            self._end(running, self._unavailable())
+
+    def hold(self, after_tokens: int = 0) -> None:
+        """From now on, no request gets more than `after_tokens` tokens until `release`."""
+        self._hold_after = after_tokens
+
+    def fail(self, error: EdgeserveError, after_tokens: int = 0) -> None:
+        """From now on, each request that gets so far ends with `error` after `after_tokens`
+        tokens.
+        """
+        self._fail_after = (after_tokens, error)
+
+    def release(self) -> None:
+        """Ends `hold`, `fail`, `overload` and `lose_stage`; requests that were held go on."""
+        self._hold_after = self._fail_after = self._overload = None
+        self._status = Status(phase="ready", since_last_frame_s=0.0)
+        for running in self._running:
+            if running.is_held:
+                running.is_held = False
+                self._next_turn(running)
+
+    async def wait_for_orders(self, count: int) -> None:
+        """Returns once `count` orders have been taken."""
+        while len(self.orders) < count:
+            await self._wait_for_change()
+
+    async def wait_for_cancelled(self, count: int) -> None:
+        """Returns once `count` requests have been cancelled."""
+        while len(self.cancelled) < count:
+            await self._wait_for_change()
+
+    def _begin(self, order: Order) -> _Running:
+        reply = self._reply(order) if callable(self._reply) else self._reply
+        now_s = self._clock.now_s()
+        ledger = Ledger(
+            labels=self._labels,
+            received_s=order.received_s,
+            prompt_tokens=len(order.prompt),
+            queued_s=now_s - order.received_s,
+        )
+        generation = Generation(ledger, lambda: self._cancel(running))
+        running = _Running(order=order, reply=reply, ledger=ledger, generation=generation)
+        self._running.append(running)
+        self._announce()
+        return running
+
+    def _next_turn(self, running: _Running) -> None:
+        running.last_s = self._clock.now_s()
+        asyncio.get_running_loop().call_soon(self._step, running)
+
+    def _step(self, running: _Running) -> None:
+        if running not in self._running:
+            return
+        if self._fail_after is not None and running.made == self._fail_after[0]:
+            self._end(running, self._fail_after[1])
+        elif self._hold_after is not None and running.made >= self._hold_after:
+            running.is_held = True
+        else:
+            self._make_token(running)
+
+    def _make_token(self, running: _Running) -> None:
+        token_id = running.reply[running.made % len(running.reply)]
+        running.made += 1
+        self._book(running)
+        running.generation.deliver(Token(token=token_id, logprob=LOGPROB))
+        if token_id in running.order.stop_ids:
+            self._end(running, Ended(reason="eos_token"))
+        elif running.made == running.order.max_new_tokens:
+            self._end(running, Ended(reason="length"))
+        else:
+            self._next_turn(running)
+
+    def _book(self, running: _Running) -> None:
+        """A lap whose hops share the time since the last token evenly."""
+        if isinstance(self._clock, ManualClock):
+            self._clock.advance(self._step_s)
+        start_s, end_s = running.last_s, self._clock.now_s()
+        hop_s = (end_s - start_s) / len(self._labels)
+        hops = tuple(
+            Hop(
+                stage=label.stage,
+                sent_s=start_s + label.stage * hop_s,
+                returned_s=start_s + (label.stage + 1) * hop_s,
+                inside=StageTime(compute_s=COMPUTE_SHARE * hop_s),
+            )
+            for label in self._labels
+        )
+        running.ledger.lap(Lap(ready_s=start_s, ordered_s=start_s, hops=hops, done_s=end_s))
+        running.ledger.token(end_s)
+
+    def _cancel(self, running: _Running) -> None:
+        if running in self._running:
+            self.cancelled.append(running.order)
+            self._forget(running)
+
+    def _end(self, running: _Running, how: Ended | EdgeserveError) -> None:
+        self._forget(running)
+        running.generation.deliver(how)
+
+    def _forget(self, running: _Running) -> None:
+        self._running.remove(running)
+        self._announce()
+
+    def _unavailable(self) -> StageUnavailable:
+        status = self._status
+        return StageUnavailable(status.reason, stage=status.stage, worker=status.worker)
+
+    async def _wait_for_change(self) -> None:
+        await self._changed.wait()
+
+    def _announce(self) -> None:
+        """Wakes whoever waits now; whoever waits later waits for the next change."""
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+
+@dataclass(kw_only=True, eq=False)
+class _Running:
+    order: Order
+    reply: Sequence[int]
+    ledger: Ledger = field(repr=False)
+    generation: Generation = field(repr=False)
+    made: int = 0
+    last_s: float = 0.0
+    is_held: bool = False
+
+
+def _label(stage: int) -> StageLabel:
+    start = stage * LAYERS_PER_STAGE
+    return StageLabel(
+        stage=stage,
+        worker=f"127.0.0.1:{50051 + stage}",
+        layers=(start, start + LAYERS_PER_STAGE),
+    )
