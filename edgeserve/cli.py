@@ -1,0 +1,221 @@
+"""`edgeserve COMMAND`: one command, one package.
+
+Imports nothing heavy until it knows which command runs, so that `--help` answers at once; and is
+the one place where an error becomes a sentence and an exit code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edgeserve import __version__
+from edgeserve.config import (
+    GatewaySettings,
+    WorkerSettings,
+    add_flags,
+    positive_int,
+    read_settings,
+)
+from edgeserve.errors import EdgeserveError
+
+COMMANDS = {
+    "up": "start a whole cluster on this machine",
+    "worker": "hold a slice of the layers and compute with it",
+    "gateway": "answer HTTP, and relay frames through the stages",
+    "plan": "decide which layers go to which worker, and what fits",
+    "probe": "measure a running cluster: compute, transfer, tokens per second",
+}
+PACKAGES = {"up": "launch"}
+"""Commands whose package has another name."""
+
+CHATTY = ("httpx", "uvicorn.error", "matplotlib")  # libraries whose INFO is no news to an operator
+INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
+UP_SETS_ITSELF = {"listen", "insecure", "until_stdin_closes", "workers", "model"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 done, 1 a verdict failed, 2 bad usage or input, 3 the cluster could not do it."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    for library in CHATTY:
+        logging.getLogger(library).setLevel(logging.WARNING)
+    try:
+        return int(options.run(options))
+    except EdgeserveError as error:
+        sys.stderr.write(f"edgeserve: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="edgeserve",
+        description="One model over several cheap boxes, and where every millisecond went.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"edgeserve {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, what in COMMANDS.items():
+        command = commands.add_parser(name, help=what, description=what, allow_abbrev=False)
+        _DECLARE[name](command)
+    return parser
+
+
+# -- worker and gateway: settings from flags, environment and file
+
+
+def _declare_worker(parser: argparse.ArgumentParser) -> None:
+    add_flags(parser, WorkerSettings)
+    _declare_config(parser, _run_worker)
+
+
+def _run_worker(options: argparse.Namespace) -> int:
+    settings = read_settings(WorkerSettings, "worker", _given(options), config=options.config)
+    from edgeserve.worker.serve import run_worker
+
+    return run_worker(settings)
+
+
+def _declare_gateway(parser: argparse.ArgumentParser) -> None:
+    add_flags(parser, GatewaySettings)
+    _declare_config(parser, _run_gateway)
+
+
+def _run_gateway(options: argparse.Namespace) -> int:
+    settings = read_settings(GatewaySettings, "gateway", _given(options), config=options.config)
+    from edgeserve.gateway.serve import run_gateway
+
+    return run_gateway(settings)
+
+
+def _declare_config(parser: argparse.ArgumentParser, run: Any) -> None:
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="settings; default: edgeserve.toml"
+    )
+    parser.set_defaults(run=run)
+
+
+# -- up
+
+
+def _declare_up(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="demo", help="folder or built-in shape (default: demo)")
+    parser.add_argument("--workers", type=_count, default=3, metavar="N", help="(default: 3)")
+    parser.add_argument("--port", type=int, default=8000, help="of HTTP (default: 8000)")
+    parser.add_argument("--prompt", default="", help="ask this once, and print answer and receipt")
+    for settings in (WorkerSettings, GatewaySettings):
+        group = parser.add_argument_group(f"passed on ({settings.__name__})")
+        add_flags(group, settings, without=UP_SETS_ITSELF)
+    parser.set_defaults(run=_run_up)
+
+
+def _run_up(options: argparse.Namespace) -> int:
+    from edgeserve.launch.up import UpOptions, run_up
+
+    given = _given(options)
+    return run_up(
+        UpOptions(
+            model=options.model,
+            workers=options.workers,
+            port=options.port,
+            prompt=options.prompt,
+            worker_flags=_only(given, WorkerSettings),
+            gateway_flags=_only(given, GatewaySettings),
+        )
+    )
+
+
+def _only(given: dict[str, str], settings: type) -> dict[str, str]:
+    # a dataclass
+    names = settings.__dataclass_fields__.keys() - UP_SETS_ITSELF  # type: ignore[attr-defined]
+    return {name: text for name, text in given.items() if name in names}
+
+
+# -- plan
+
+
+def _declare_plan(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, help="folder or built-in shape, as llama-2-13b")
+    parser.add_argument("--workers", type=_count, default=3, metavar="N", help="(default: 3)")
+    parser.add_argument("--memory", default="12GB", help="of each, or a list (default: 12GB)")
+    parser.add_argument("--dtype", default="auto", help="auto, fp32, bf16 or fp16 (default: auto)")
+    parser.add_argument("--json", action="store_true", help="one JSON document")
+    parser.set_defaults(run=_run_plan)
+
+
+def _run_plan(options: argparse.Namespace) -> int:
+    from edgeserve.plan.command import run_plan
+
+    sys.stdout.write(
+        run_plan(options.model, options.workers, options.memory, options.dtype, options.json) + "\n"
+    )
+    return 0
+
+
+# -- probe
+
+
+def _declare_probe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--url", default="http://127.0.0.1:8000", help="of the gateway")
+    parser.add_argument("--batch", default="1-8", help="as 1-8 or 1,4,16 (default: 1-8)")
+    for name, default, what in (
+        ("--input-tokens", 32, "of each prompt"),
+        ("--output-tokens", 64, "of each answer"),
+        ("--runs", 3, "of each batch, after a warm-up; the median counts"),
+    ):
+        help_text = f"{what} (default: {default})"
+        parser.add_argument(name, type=_count, default=default, metavar="N", help=help_text)
+    parser.add_argument("--json", action="store_true", help="one JSON document as the last line")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="write a picture, too")
+    parser.set_defaults(run=_run_probe)
+
+
+def _run_probe(options: argparse.Namespace) -> int:
+    from edgeserve.probe.command import ProbeOptions, run_probe
+
+    return run_probe(
+        ProbeOptions(
+            url=options.url,
+            batch=options.batch,
+            input_tokens=options.input_tokens,
+            output_tokens=options.output_tokens,
+            runs=options.runs,
+            as_json=options.json,
+            plot=options.plot,
+            api_key=read_settings(GatewaySettings, "gateway", {}).api_key,
+        )
+    )
+
+
+# -- parsing
+
+
+def _count(text: str) -> int:
+    try:
+        return positive_int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _given(options: argparse.Namespace) -> dict[str, str]:
+    """The flags that were given, as text."""
+    return {name: value for name, value in vars(options).items() if isinstance(value, str)}
+
+
+_DECLARE = {
+    "up": _declare_up,
+    "worker": _declare_worker,
+    "gateway": _declare_gateway,
+    "plan": _declare_plan,
+    "probe": _declare_probe,
+}
