@@ -127,6 +127,21 @@ def counts(text: str) -> tuple[int, ...]:
     return tuple(positive_int(part.strip()) for part in text.split(","))
 
 
+def drafts(text: str) -> str:
+    """'auto', 'off' or how many."""
+    return text if text in ("auto", "off") else str(positive_int(text))
+
+
+def slowdown(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 1 < value <= 1000:
+        raise ValueError(f"{text!r} is not a number above 1, such as 1.6")
+    return value
+
+
 device = one_of("auto", "cpu", "cuda")
 dtype = one_of("auto", "fp32", "bf16", "fp16")
 
@@ -156,10 +171,21 @@ class GatewaySettings:
     listen: Address = setting(Address("127.0.0.1", 8000), "where to serve HTTP", address)
     dtype: str = setting("auto", "auto, fp32, bf16 or fp16", dtype)
     layers: tuple[int, ...] = setting((), "of each stage, as 13,14,13; default: planned", counts)
-    micro_batches: int = setting(1, "frames of decodes in flight at once", positive_int)
+    micro_batches: int = setting(
+        0, "frames of decodes in flight at once; default: learned", positive_int
+    )
     max_running: int = setting(64, "sequences that compute at the same time", positive_int)
     max_waiting: int = setting(128, "requests that wait for pages; more get 429", positive_int)
-    prefill_chunk: int = setting(256, "prompt tokens in one frame", positive_int)
+    prefill_chunk: int = setting(128, "prompt tokens in one frame, at most", positive_int)
+    decode_slowdown: float = setting(
+        1.6, "times as long as alone that a token may take while others' prompts run", slowdown
+    )
+    prefix_cache: str = setting(
+        "on", "on or off: prompts that begin alike share what is computed", one_of("on", "off")
+    )
+    speculate: str = setting(
+        "auto", "tokens to guess and check in one step: auto, off or how many", drafts
+    )
     connect_timeout: float = setting(60.0, "seconds to wait for workers", positive_seconds)
     step_timeout: float = setting(
         60.0, "seconds without an answer after which a stage is lost, at most", positive_seconds

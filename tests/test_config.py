@@ -211,7 +211,7 @@ def test_flags_go_before_the_environment_and_the_environment_before_the_file(
     assert settings.prefill_chunk == 3
     assert settings.model == "demo"
     #      an empty variable is no variable
-    assert settings.micro_batches == 1
+    assert settings.prefix_cache == "on"
     #      nobody said anything: the default
 
 

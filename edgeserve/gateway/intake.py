@@ -45,7 +45,7 @@ class Intake:
         self._tokenizer = parts.tokenizer
         self._threads = asyncio.Semaphore(THREADS_MAX)
 
-    async def ask(self, request: GenerateRequest, received_s: float) -> Ask:
+    async def ask(self, request: GenerateRequest, received_s: float, tenant: str) -> Ask:
         """Raises Unprocessable if it could never be served here."""
         wishes = request.wishes
         sampling = self._sampling(wishes)
@@ -57,6 +57,8 @@ class Intake:
             sampling=sampling,
             stop_ids=stop_ids,
             received_s=received_s,
+            tenant=tenant,
+            speculate=wishes.speculate is not False,
         )
         return Ask(
             order=order,

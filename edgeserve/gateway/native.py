@@ -58,7 +58,8 @@ class Native:
         """Raises whatever keeps the request from being served."""
         received_s = self._parts.clock.now_s()
         checked = parse_request(await request.body(), streams=streams)
-        ask = await self._intake.ask(checked, received_s)
+        tenant = request.headers.get("authorization", "")  # whoever has the key
+        ask = await self._intake.ask(checked, received_s, tenant)
         return Run(self._parts, ask, await self._parts.engine.submit(ask.order))
 
 

@@ -90,6 +90,9 @@ class Parameters(BaseModel):
         None, ge=1, le=COUNT_MAX,
         description="a whole number from 1: how many of the prompt's last tokens to keep",
     )  # fmt: skip
+    speculate: bool | None = Field(
+        None, description="true or false; false measures the pace without drafted tokens"
+    )
     return_full_text: bool | None = Field(None, description="true or false")
     details: bool | None = Field(None, description="true or false")
 

@@ -8,12 +8,15 @@ interleave.
 from __future__ import annotations
 
 import asyncio
-import struct
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgeserve.clock import Clock
 from edgeserve.errors import EdgeserveError, StageUnavailable
+from edgeserve.pipeline.draft import Drafter
 from edgeserve.pipeline.generation import Ended, Generation, Order, Token
+from edgeserve.pipeline.job import Job, pack_token_ids
 from edgeserve.pipeline.relay import Relay, Trip
 from edgeserve.schedule.events import (
     Action,
@@ -25,6 +28,7 @@ from edgeserve.schedule.events import (
     Finish,
     FrameDone,
     FrameFailed,
+    News,
     Reject,
     Send,
     StageBack,
@@ -36,22 +40,9 @@ from edgeserve.schedule.scheduler import Scheduler
 from edgeserve.timing.hop import Lap
 from edgeserve.timing.ledger import Ledger, StageLabel
 from edgeserve.wire.codec import encode_head
-from edgeserve.wire.frame import Failure, Open
+from edgeserve.wire.frame import Failure, Open, Sampled
 
 Arrival = Token | Ended | EdgeserveError
-
-
-@dataclass(kw_only=True)
-class _Job:
-    """One sequence, as the driver sees it."""
-
-    order: Order
-    tokens: list[int]
-    """Prompt and everything sampled so far: the token at a position stands at that index."""
-    ledger: Ledger
-    generation: Generation
-    ready_s: float = 0.0
-    """Since when nothing but other frames keeps it from being sent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,26 +53,34 @@ class _UnderWay:
     ordered_s: float
     ready_s: dict[int, float]
     """By sequence."""
+    drafts: dict[int, list[int]]
+    """Token ids that it tries, by sequence; those that try none are left out."""
 
 
 class Driver:
-    """One scheduler and, while all stages are there, one relay. Make it on the pipeline's loop."""
+    """One scheduler and, while all stages are there, one relay. Make it on the pipeline's loop.
 
-    def __init__(
+    `drafts` is how many tokens to try behind a sequence's newest one: 0 for none, None for as many
+    as come true.
+    """
+
+    def __init__(  # what it joins
         self,
         scheduler: Scheduler,
         labels: tuple[StageLabel, ...],
         clock: Clock,
         http_loop: asyncio.AbstractEventLoop,
+        drafts: int | None = None,
     ) -> None:
         self.scheduler = scheduler
+        self._drafts = drafts
         self.last_frame_s: float | None = None
         self._labels = labels
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._http_loop = http_loop
         self._relay: Relay | None = None
-        self._jobs: dict[int, _Job] = {}
+        self._jobs: dict[int, Job] = {}
         self._under_way: dict[int, _UnderWay] = {}
         self._next_sequence = 1
         self._outgoing: list[tuple[Generation, Arrival]] = []
@@ -95,12 +94,12 @@ class Driver:
             labels=self._labels, received_s=order.received_s, prompt_tokens=len(order.prompt)
         )
         generation = Generation(ledger, lambda: self._cancel_from_outside(number))
-        job = _Job(order=order, tokens=list(order.prompt), ledger=ledger, generation=generation)
-        self._jobs[number] = job
+        job = self._jobs[number] = self._job(order, ledger, generation)
         event = Arrived(
             sequence=number,
             prompt_tokens=len(order.prompt),
             max_new_tokens=order.max_new_tokens,
+            page_hashes=job.hashes.extend(job.tokens),
             at_s=self._clock.now_s(),
         )
         actions = self.scheduler.handle(event)
@@ -124,8 +123,15 @@ class Driver:
             return
         self.last_frame_s = now_s
         self._book(under_way, trip, now_s)
-        stopped = self._tokens(trip, now_s)
-        self._handle(FrameDone(frame=trip.frame, stopped=stopped, at_s=now_s))
+        self._handle(
+            FrameDone(
+                frame=trip.frame,
+                news=self._tokens(under_way, trip, now_s),
+                compute_s=tuple(hop.inside.compute_s for hop in trip.hops),
+                hops_s=sum(hop.on_the_way_s for hop in trip.hops),
+                at_s=now_s,
+            )
+        )
 
     def cancelled(self, number: int) -> None:
         if self._jobs.pop(number, None) is not None:
@@ -143,6 +149,18 @@ class Driver:
         self._relay = relay
         self._handle(StageBack(at_s=self._clock.now_s()))
 
+    def _job(self, order: Order, ledger: Ledger, generation: Generation) -> Job:
+        tokens = list(order.prompt)
+        # A penalty depends on the tokens before, which for drafts the last stage does not know.
+        can_draft = self._drafts != 0 and order.speculate and not order.sampling.needs_history
+        return Job(
+            order=order,
+            tokens=tokens,
+            ledger=ledger,
+            generation=generation,
+            drafter=Drafter(tokens, self._drafts) if can_draft else None,
+        )
+
     # -- what is ordered
 
     def _handle(self, event: Event) -> None:
@@ -153,9 +171,8 @@ class Driver:
             match action:
                 case Send(micro_batch=micro_batch):
                     self._send(micro_batch, now_s)
-                case Admit(sequence=number, queued_s=queued_s):
-                    self._jobs[number].ledger.queued_s = queued_s
-                    self._jobs[number].ready_s = now_s
+                case Admit():
+                    self._admitted(action, now_s)
                 case Finish(sequence=number, reason=reason):
                     self._end(number, Ended(reason=reason))
                 case Reject(sequence=number, error=error) | Fail(sequence=number, error=error):
@@ -163,20 +180,25 @@ class Driver:
         # Behind the frames: the HTTP side's thread wants the interpreter, and they go first.
         self._loop.call_soon(self._deliver)
 
+    def _admitted(self, admit: Admit, now_s: float) -> None:
+        job = self._jobs[admit.sequence]
+        job.ledger.queued_s, job.ledger.cached_tokens = admit.queued_s, admit.cached_tokens
+        job.ready_s = now_s
+
     def _send(self, micro_batch: MicroBatch, now_s: float) -> None:
         assert self._relay is not None, "the scheduler sends nothing while a stage is lost"
-        ready_s = {}
+        under_way = _UnderWay(micro_batch=micro_batch, ordered_s=now_s, ready_s={}, drafts={})
         token_ids: list[int] = []
         for segment in micro_batch.segments:
             job = self._jobs[segment.sequence]
-            token_ids += job.tokens[segment.first_position : segment.end_position]
-            ready_s[segment.sequence] = job.ready_s
+            token_ids += job.token_ids(segment)
+            if segment.samples > 1:
+                under_way.drafts[segment.sequence] = job.drafts(segment)
+            under_way.ready_s[segment.sequence] = job.ready_s
             job.ready_s = now_s  # a prompt's next chunk could follow at once
-        self._under_way[micro_batch.frame] = _UnderWay(
-            micro_batch=micro_batch, ordered_s=now_s, ready_s=ready_s
-        )
+        self._under_way[micro_batch.frame] = under_way
         head = encode_head(micro_batch, [self._open(opening) for opening in micro_batch.open])
-        payload = struct.pack(f"<{len(token_ids)}I", *token_ids)
+        payload = pack_token_ids(token_ids)
         self._relay.send(micro_batch.frame, micro_batch.tokens, head, payload)
 
     def _open(self, opening: Opening) -> Open:
@@ -201,21 +223,20 @@ class Driver:
                     )
                 )
 
-    def _tokens(self, trip: Trip, now_s: float) -> frozenset[int]:
-        """Hands on the new tokens; the sequences that they end."""
-        stopped = set()
+    def _tokens(self, under_way: _UnderWay, trip: Trip, now_s: float) -> Mapping[int, News]:
+        """Hands on the new tokens."""
+        found: dict[int, list[Sampled]] = defaultdict(list)
         for sampled in trip.sampled:
-            job = self._jobs.get(sampled.sequence)
+            found[sampled.sequence].append(sampled)
+        news = {}
+        for number, sequence in found.items():
+            job = self._jobs.get(number)
             if job is None:  # cancelled meanwhile
                 continue
-            job.tokens.append(sampled.token)
-            job.ready_s = now_s
-            job.ledger.token(now_s)
-            token = Token(token=sampled.token, logprob=sampled.logprob)
-            self._outgoing.append((job.generation, token))
-            if sampled.token in job.order.stop_ids:
-                stopped.add(sampled.sequence)
-        return frozenset(stopped)
+            new = job.sampled(sequence, under_way.drafts.get(number, ()), now_s)
+            self._outgoing += [(job.generation, token) for token in new]
+            news[number] = job.news(len(new))
+        return news
 
     def _end(self, number: int, arrival: Arrival) -> None:
         job = self._jobs.pop(number, None)

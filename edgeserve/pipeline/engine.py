@@ -34,7 +34,8 @@ from edgeserve.pipeline.driver import Driver
 from edgeserve.pipeline.generation import Generation, Order, Status
 from edgeserve.pipeline.relay import Relay, StageLink
 from edgeserve.plan.facts import Plan
-from edgeserve.schedule.scheduler import Limits, Scheduler
+from edgeserve.schedule.limits import Limits, Statistics
+from edgeserve.schedule.scheduler import Scheduler
 from edgeserve.timing.ledger import StageLabel
 from edgeserve.wire.client import WorkerClient
 from edgeserve.wire.loop import run_on_loop
@@ -125,16 +126,7 @@ class PipelineEngine:
                 "stage": self._status.stage,
                 "worker": self._status.worker,
             },
-            "pages": {
-                "total": plan.pages if plan else 0,
-                "in_use": statistics.pages_in_use if statistics else 0,
-                "page_tokens": PAGE_TOKENS,
-            },
-            "requests": {
-                "running": statistics.running if statistics else 0,
-                "waiting": statistics.waiting if statistics else 0,
-            },
-            "micro_batches": self._settings.micro_batches,
+            **_schedule_document(plan, statistics),
             "stages": [_stage_document(stage, link) for stage, link in self._built],
         }
 
@@ -327,11 +319,13 @@ class PipelineEngine:
             stages=len(plan.stages),
             pages=plan.pages,
             context_tokens=self._source.spec.context_tokens,
-            micro_batches=settings.micro_batches,
+            micro_batches=settings.micro_batches or None,
             max_running=settings.max_running,
             max_waiting=settings.max_waiting,
             prefill_chunk=settings.prefill_chunk,
+            decode_slowdown=settings.decode_slowdown,
             queue_timeout_s=settings.queue_timeout,
+            prefix_cache=settings.prefix_cache == "on",
         )
 
     def _new_driver(self, plan: Plan, http_loop: asyncio.AbstractEventLoop) -> Driver:
@@ -343,7 +337,29 @@ class PipelineEngine:
             )
             for i, each in enumerate(plan.stages)
         )
-        return Driver(Scheduler(self._limits(plan)), labels, self._clock, http_loop)
+        scheduler = Scheduler(self._limits(plan))
+        speculate = self._settings.speculate
+        drafts = None if speculate == "auto" else 0 if speculate == "off" else int(speculate)
+        return Driver(scheduler, labels, self._clock, http_loop, drafts)
+
+
+def _schedule_document(plan: Plan | None, statistics: Statistics | None) -> dict[str, Any]:
+    """What the scheduler has, and what it has learned."""
+    statistics = statistics or Statistics()
+    return {
+        "pages": {
+            "total": plan.pages if plan else 0,
+            "in_use": statistics.pages_in_use,
+            "kept": statistics.pages_kept,
+            "page_tokens": PAGE_TOKENS,
+        },
+        "requests": {"running": statistics.running, "waiting": statistics.waiting},
+        "micro_batches": statistics.micro_batches,
+        "step_ms": statistics.step_ms,
+        "prompt_share": statistics.prompt_share,
+        "prompt_tokens": statistics.prompt_tokens,
+        "cached_tokens": statistics.cached_tokens,
+    }
 
 
 def _stage_document(stage: LoadedStage, link: StageLink) -> dict[str, Any]:

@@ -28,6 +28,10 @@ class Order:
     """Tokens that end the sequence; the one that did is its last token."""
     received_s: float
     """When the request came in, on the gateway's clock."""
+    tenant: str = ""
+    """Whose request it is: pages of prompts are shared among the requests of one tenant only."""
+    speculate: bool = True
+    """Whether drafted tokens may be tried for it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,8 @@ time.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from edgeserve.errors import EdgeserveError
 from edgeserve.schedule.micro_batch import MicroBatch
@@ -18,15 +19,36 @@ class Arrived:
     prompt_tokens: int
     max_new_tokens: int
     at_s: float
+    page_hashes: tuple[bytes, ...] = ()
+    """Of each full page of the prompt: of its tokens and all before them, and of whose they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class News:
+    """What a frame brought for one sequence that it sampled for."""
+
+    tokens: int = 1
+    """The sampled one, and drafts that it confirmed."""
+    stopped: bool = False
+    """The last of them is one of its stop tokens."""
+    drafts: int = 0
+    """How many tokens the gateway would try behind them."""
+    page_hashes: tuple[bytes, ...] = ()
+    """Of the pages that became full, behind those that are known."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrameDone:
-    """The last stage answered. `stopped` are those that sampled one of their stop tokens."""
+    """The last stage answered."""
 
     frame: int
-    stopped: frozenset[int]
     at_s: float
+    news: Mapping[int, News] = field(default_factory=dict)
+    """By sequence; of those that are still wanted."""
+    compute_s: tuple[float, ...] = ()
+    """By stage; empty if it was not measured, and then nothing is learned from it."""
+    hops_s: float = 0.0
+    """What its way took beside computing and waiting behind other frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +97,13 @@ class Send:
 
 @dataclass(frozen=True, kw_only=True)
 class Admit:
-    """The sequence got its pages after `queued_s` in the queue."""
+    """The sequence got its pages after `queued_s` in the queue; `cached_tokens` of its prompt are
+    in them already.
+    """
 
     sequence: int
     queued_s: float
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,9 @@ class Segment:
     sequence: int
     first_position: int
     tokens: int
-    sample: bool
-    """Whether the last stage samples after the segment's last token."""
+    samples: int
+    """After how many of its last tokens the last stage samples: none in the middle of a prompt, one
+    at its end and in a decode, and one more for each drafted token that the segment tries."""
 
     @property
     def end_position(self) -> int:

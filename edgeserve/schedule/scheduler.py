@@ -5,18 +5,16 @@ and never looks at a clock (events carry the time), so the gateway drives it wit
 test with a list.
 
 Continuous batching: a request joins at any step and leaves at its own end. Admission reserves pages
-for the worst case, so an accepted request always finishes. Prompts run in chunks that share frames
-with decodes, and their chunks follow one another through the stages without waiting for answers; a
-decode depends on its last token and waits for it. What would break it: results out of order (a page
-may be given away while a frame that writes to it is under way, because every stage sees frames in
-the order in which they were ordered).
+for the worst case, so an accepted request always finishes; pages that hold the beginning of its
+prompt already are shared. What goes into which frame is the business of `frames.py`. What would
+break it: results out of order (a page may be given away while a frame that writes to it is under
+way, because every stage sees frames in the order in which they were ordered).
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
 
 from edgeserve.errors import EdgeserveError, Overloaded, Unprocessable
 from edgeserve.families.spec import PAGE_TOKENS
@@ -30,70 +28,18 @@ from edgeserve.schedule.events import (
     Finish,
     FrameDone,
     FrameFailed,
+    News,
     Reject,
     Send,
     StageBack,
     StageLost,
     Ticked,
 )
-from edgeserve.schedule.micro_batch import MicroBatch, Opening, Segment
-from edgeserve.schedule.pages import PagePool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What the cluster has and what the operator allows."""
-
-    stages: int
-    pages: int
-    context_tokens: int
-    micro_batches: int = 1
-    """Groups of decoding sequences, each with at most one frame in flight."""
-    max_running: int = 64
-    max_waiting: int = 128
-    prefill_chunk: int = 256
-    """Prompt tokens in one frame."""
-    queue_timeout_s: float = 120.0
-
-    @property
-    def frame_tokens_max(self) -> int:
-        """No frame holds more: a chunk, and one token of each running sequence."""
-        return self.prefill_chunk + self.max_running
-
-    @property
-    def frames_max(self) -> int:
-        """In flight at once. More than one a stage would only queue there."""
-        return max(self.stages, self.micro_batches)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Statistics:
-    running: int
-    waiting: int
-    pages_in_use: int
-    frames_in_flight: int
-
-
-@dataclass(kw_only=True)
-class _Sequence:
-    arrived: Arrived
-    pages: tuple[int, ...] = ()
-    admitted_s: float = 0.0
-    ordered_tokens: int = 0
-    """Prompt tokens that are in a frame or were."""
-    generated: int = 0
-    group: int | None = None
-    """Set once the prompt is through: whose frames its decodes ride in."""
-
-    @property
-    def pages_needed(self) -> int:
-        """For the worst case: the prompt and every token it may generate."""
-        tokens = self.arrived.prompt_tokens + self.arrived.max_new_tokens
-        return math.ceil(tokens / PAGE_TOKENS)
-
-    @property
-    def prompt_left(self) -> int:
-        return self.arrived.prompt_tokens - self.ordered_tokens
+from edgeserve.schedule.frames import Frames
+from edgeserve.schedule.limits import Limits, Statistics
+from edgeserve.schedule.micro_batch import Segment
+from edgeserve.schedule.page_holders import PageHolders
+from edgeserve.schedule.sequence import Sequence
 
 
 class Scheduler:
@@ -101,16 +47,14 @@ class Scheduler:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self._pool = PagePool(limits.pages)
-        self._waiting: deque[_Sequence] = deque()
-        self._running: dict[int, _Sequence] = {}
-        self._in_flight: dict[int, MicroBatch] = {}
-        self._busy_groups: dict[int, int] = {}  # group -> the frame that holds its decodes
-        self._unopened: set[int] = set()
-        self._to_close: list[int] = []
-        self._next_frame = 1
+        self._pages = PageHolders(limits.pages)
+        self._frames = Frames(limits)
+        self._waiting: deque[Sequence] = deque()
+        self._running: dict[int, Sequence] = {}
         self._lost: EdgeserveError | None = None
         self._service_s = 1.0  # how long a request has lately taken from admission to end
+        self._prompt_tokens = 0
+        self._cached_tokens = 0
 
     def handle(self, event: Event) -> list[Action]:
         match event:
@@ -129,20 +73,29 @@ class Scheduler:
                 actions = []
             case Ticked():
                 actions = self._ticked(event)
-        return actions + self._admissions(event.at_s) + self._frames()
+        actions += self._admissions(event.at_s)
+        if self._lost is None:
+            actions += [Send(micro_batch=each) for each in self._frames.order(event.at_s)]
+        return actions
 
     def statistics(self) -> Statistics:
         return Statistics(
             running=len(self._running),
             waiting=len(self._waiting),
-            pages_in_use=self._pool.in_use,
-            frames_in_flight=len(self._in_flight),
+            pages_in_use=self._pages.in_use,
+            pages_kept=self._pages.kept,
+            frames_in_flight=self._frames.in_flight,
+            micro_batches=self._frames.grouping.micro_batches,
+            prompt_share=int(self._frames.share.tokens),
+            step_ms=self._frames.times.document(),
+            prompt_tokens=self._prompt_tokens,
+            cached_tokens=self._cached_tokens,
         )
 
     # -- events
 
     def _arrived(self, event: Arrived) -> list[Action]:
-        sequence = _Sequence(arrived=event)
+        sequence = Sequence(arrived=event, hashes=list(event.page_hashes))
         error = self._lost or self._never_fits(sequence) or self._queue_full()
         if error is not None:
             return [Reject(sequence=event.sequence, error=error)]
@@ -151,55 +104,64 @@ class Scheduler:
 
     def _frame_done(self, event: FrameDone) -> list[Action]:
         finished: list[Action] = []
-        for segment in self._landed(event.frame):
+        for segment in self._frames.landed(event):
             sequence = self._running.get(segment.sequence)
-            if sequence is None or not segment.sample:  # cancelled meanwhile, or mid-prompt
+            if sequence is None:  # cancelled meanwhile
                 continue
-            finished += self._token(sequence, segment.sequence in event.stopped, event.at_s)
+            news = event.news.get(segment.sequence, News())
+            if segment.samples:
+                sequence.generated += news.tokens
+            self._name_pages(sequence, segment, news)
+            if segment.samples:
+                finished += self._tokens(sequence, news, event.at_s)
         return finished
 
-    def _frame_failed(self, event: FrameFailed) -> list[Action]:
-        """Stages behind the one that refused never heard whom to close; twice does no harm."""
-        if event.frame in self._in_flight:
-            self._to_close += self._in_flight[event.frame].close
-        failed = {segment.sequence for segment in self._landed(event.frame)} & self._running.keys()
-        for number in failed:
-            self._forget(self._running[number])
-        return [Fail(sequence=number, error=event.error) for number in sorted(failed)]
+    def _name_pages(self, sequence: Sequence, segment: Segment, news: News) -> None:
+        """So that others can share what is computed: all but the newest token, and no draft."""
+        if not self.limits.prefix_cache:
+            return
+        sequence.hashes += news.page_hashes
+        newest = sequence.arrived.prompt_tokens + sequence.generated - 1
+        computed = newest if sequence.generated else segment.end_position
+        end = min(computed // PAGE_TOKENS, len(sequence.hashes))
+        for at in range(sequence.named_pages, end):
+            self._pages.name(sequence.pages[at], sequence.hashes[at])
+        sequence.named_pages = max(sequence.named_pages, end)
 
-    def _landed(self, frame: int) -> tuple[Segment, ...]:
-        """What the frame held; nothing, if its pipeline was lost meanwhile."""
-        micro_batch = self._in_flight.pop(frame, None)
-        self._busy_groups = {g: f for g, f in self._busy_groups.items() if f != frame}
-        return micro_batch.segments if micro_batch else ()
-
-    def _token(self, sequence: _Sequence, stopped: bool, at_s: float) -> list[Action]:
-        sequence.generated += 1
-        if not stopped and sequence.generated < sequence.arrived.max_new_tokens:
-            if sequence.group is None:
-                sequence.group = self._emptiest_group()
+    def _tokens(self, sequence: Sequence, news: News, at_s: float) -> list[Action]:
+        """It has new tokens: goes on or ends."""
+        if not news.stopped and sequence.generated < sequence.arrived.max_new_tokens:
+            sequence.drafts = news.drafts
+            self._frames.decode(sequence)
             return []
         self._forget(sequence)
         self._service_s += 0.2 * (at_s - sequence.admitted_s - self._service_s)
-        reason = "eos_token" if stopped else "length"
-        return [Finish(sequence=sequence.arrived.sequence, reason=reason)]
+        reason = "eos_token" if news.stopped else "length"
+        return [Finish(sequence=sequence.number, reason=reason)]
+
+    def _frame_failed(self, event: FrameFailed) -> list[Action]:
+        segments = self._frames.refused(event.frame)
+        failed = {segment.sequence for segment in segments} & self._running.keys()
+        for number in failed:
+            self._forget(self._running[number])
+        return [Fail(sequence=number, error=event.error) for number in sorted(failed)]
 
     def _cancelled(self, event: Cancelled) -> list[Action]:
         running = self._running.get(event.sequence)
         if running is not None:
             self._forget(running)
-        self._waiting = deque(s for s in self._waiting if s.arrived.sequence != event.sequence)
+        self._waiting = deque(s for s in self._waiting if s.number != event.sequence)
         return []
 
     def _stage_lost(self, event: StageLost) -> list[Action]:
         self._lost = event.error
         ended: list[Action] = [Fail(sequence=s, error=event.error) for s in self._running]
-        ended += [Reject(sequence=s.arrived.sequence, error=event.error) for s in self._waiting]
+        ended += [Reject(sequence=s.number, error=event.error) for s in self._waiting]
         for sequence in list(self._running.values()):
             self._forget(sequence)
         self._waiting.clear()
-        self._in_flight.clear()
-        self._busy_groups.clear()
+        self._frames.drop_all()
+        self._pages.forget_names()  # the stage's pages are gone with it
         return ended
 
     def _ticked(self, event: Ticked) -> list[Action]:
@@ -209,12 +171,12 @@ class Scheduler:
         while self._waiting and event.at_s - self._waiting[0].arrived.at_s > limit_s:
             sequence = self._waiting.popleft()
             error = self._overloaded(f"the request waited {limit_s:g} s for its turn")
-            rejected.append(Reject(sequence=sequence.arrived.sequence, error=error))
+            rejected.append(Reject(sequence=sequence.number, error=error))
         return rejected
 
     # -- admission
 
-    def _never_fits(self, sequence: _Sequence) -> Unprocessable | None:
+    def _never_fits(self, sequence: Sequence) -> Unprocessable | None:
         """Told by the tighter limit, so that to follow the advice is enough."""
         prompt, new = sequence.arrived.prompt_tokens, sequence.arrived.max_new_tokens
         context, kv_tokens = self.limits.context_tokens, self.limits.pages * PAGE_TOKENS
@@ -242,11 +204,11 @@ class Scheduler:
         running, waiting = len(self._running), len(self._waiting)
         retry_after_s = max(1, math.ceil(self._service_s * (waiting + 1) / max(1, running)))
         return Overloaded(
-            f"{why}; {running} are running and hold {self._pool.in_use} of {self._pool.total} "
+            f"{why}; {running} are running and hold {self._pages.in_use} of {self._pages.total} "
             "pages; "
             f"try again in {retry_after_s} s",
             retry_after_s=retry_after_s, running=running, waiting=waiting,
-            pages_in_use=self._pool.in_use, pages_total=self._pool.total,
+            pages_in_use=self._pages.in_use, pages_total=self._pages.total,
         )  # fmt: skip
 
     def _admissions(self, now_s: float) -> list[Action]:
@@ -254,97 +216,28 @@ class Scheduler:
         admitted: list[Action] = []
         while self._waiting and len(self._running) < self.limits.max_running:
             sequence = self._waiting[0]
-            pages = self._pool.reserve(sequence.pages_needed)
-            if pages is None:
+            hashes = sequence.shareable_hashes if self.limits.prefix_cache else ()
+            reserved = self._pages.reserve(sequence.pages_needed, hashes)
+            if reserved is None:
                 break
             self._waiting.popleft()
-            sequence.pages, sequence.admitted_s = pages, now_s
-            number = sequence.arrived.sequence
-            self._running[number] = sequence
-            self._unopened.add(number)
-            admitted.append(Admit(sequence=number, queued_s=now_s - sequence.arrived.at_s))
+            admitted.append(self._admit(sequence, *reserved, now_s))
         return admitted
 
-    def _forget(self, sequence: _Sequence) -> None:
-        number = sequence.arrived.sequence
-        del self._running[number]
-        self._pool.release(sequence.pages)
-        if number in self._unopened:
-            self._unopened.discard(number)
-        else:
-            self._to_close.append(number)
+    def _admit(
+        self, sequence: Sequence, pages: tuple[int, ...], cached_pages: int, now_s: float
+    ) -> Admit:
+        cached_tokens = cached_pages * PAGE_TOKENS
+        sequence.pages, sequence.admitted_s = pages, now_s
+        sequence.ordered_tokens, sequence.named_pages = cached_tokens, cached_pages
+        self._running[sequence.number] = sequence
+        self._frames.begin(sequence)
+        self._prompt_tokens += sequence.arrived.prompt_tokens
+        self._cached_tokens += cached_tokens
+        queued_s = now_s - sequence.arrived.at_s
+        return Admit(sequence=sequence.number, queued_s=queued_s, cached_tokens=cached_tokens)
 
-    # -- frames
-
-    def _frames(self) -> list[Action]:
-        ordered: list[Action] = []
-        while self._lost is None and len(self._in_flight) < self.limits.frames_max:
-            group = self._idle_group()
-            segments = self._decodes(group) + self._chunks()
-            if not segments:
-                break
-            micro_batch = self._compose(segments)
-            if group is not None:
-                self._busy_groups[group] = micro_batch.frame
-            ordered.append(Send(micro_batch=micro_batch))
-        return ordered
-
-    def _idle_group(self) -> int | None:
-        """The first group that has decodes and none in flight."""
-        groups = {s.group for s in self._running.values() if s.group is not None}
-        return min(groups - self._busy_groups.keys(), default=None)
-
-    def _decodes(self, group: int | None) -> list[Segment]:
-        if group is None:
-            return []
-        return [_decode(sequence) for sequence in self._running.values() if sequence.group == group]
-
-    def _chunks(self) -> list[Segment]:
-        """Prompt tokens, in order of admission, up to the chunk."""
-        room, chunks = self.limits.prefill_chunk, []
-        for sequence in self._running.values():
-            if room == 0:
-                break
-            if sequence.prompt_left:
-                chunks.append(_chunk(sequence, min(room, sequence.prompt_left)))
-                room -= chunks[-1].tokens
-        return chunks
-
-    def _compose(self, segments: list[Segment]) -> MicroBatch:
-        opened = [s.sequence for s in segments if s.sequence in self._unopened]
-        micro_batch = MicroBatch(
-            frame=self._next_frame,
-            close=tuple(self._to_close),
-            open=tuple(Opening(sequence=s, pages=self._running[s].pages) for s in opened),
-            segments=tuple(segments),
-        )
-        self._next_frame += 1
-        self._to_close = []
-        self._unopened.difference_update(opened)
-        self._in_flight[micro_batch.frame] = micro_batch
-        return micro_batch
-
-    def _emptiest_group(self) -> int:
-        sizes = [0] * self.limits.micro_batches
-        for sequence in self._running.values():
-            if sequence.group is not None:
-                sizes[sequence.group] += 1
-        return sizes.index(min(sizes))
-
-
-def _decode(sequence: _Sequence) -> Segment:
-    """The newest token, whose keys and values no stage has yet."""
-    arrived = sequence.arrived
-    position = arrived.prompt_tokens + sequence.generated - 1
-    return Segment(sequence=arrived.sequence, first_position=position, tokens=1, sample=True)
-
-
-def _chunk(sequence: _Sequence, tokens: int) -> Segment:
-    first = sequence.ordered_tokens
-    sequence.ordered_tokens += tokens
-    return Segment(
-        sequence=sequence.arrived.sequence,
-        first_position=first,
-        tokens=tokens,
-        sample=sequence.prompt_left == 0,
-    )
+    def _forget(self, sequence: Sequence) -> None:
+        del self._running[sequence.number]
+        self._pages.release(sequence.pages)
+        self._frames.end(sequence)

@@ -48,6 +48,11 @@ class Hop:
         """What the round trip took beyond the time that the stage accounts for."""
         return max(0.0, self.round_trip_s - self.inside.held_s)
 
+    @property
+    def on_the_way_s(self) -> float:
+        """The round trip but for computing and waiting behind other frames."""
+        return max(0.0, self.round_trip_s - self.inside.compute_s - self.inside.queue_s)
+
     def split(self) -> Split:
         """The whole hop by kind. A stage that claims more than the round trip is scaled to it."""
         inside = self.inside

@@ -35,6 +35,8 @@ class Booking:
     end_s: float
     split: Split
     stages: tuple[Split, ...]
+    laps: int
+    """Frames that it took; none for a drafted token, which came with the one before it."""
 
     @property
     def total_s(self) -> float:
@@ -55,6 +57,8 @@ class Ledger:
     prompt_tokens: int
     queued_s: float = 0.0
     """Spent in the scheduler's queue, waiting for pages or a place."""
+    cached_tokens: int = 0
+    """Of the prompt: their keys and values were there already."""
     _laps: list[Lap] = field(default_factory=list)
     _tokens: list[tuple[float, tuple[Lap, ...]]] = field(default_factory=list)
 
@@ -75,8 +79,16 @@ class Ledger:
         """
         bookings = self._bookings(tokens)
         first_end_s = bookings[0].end_s if bookings else finished_s
-        prefill = _phase(self.prompt_tokens, first_end_s - self._prefill_start_s, bookings[:1])
-        decode = _phase(max(0, len(bookings) - 1), finished_s - first_end_s, bookings[1:])
+        prefill = {
+            "tokens": self.prompt_tokens,
+            "cached_tokens": self.cached_tokens,
+            **_phase(first_end_s - self._prefill_start_s, bookings[:1]),
+        }
+        decode = {
+            "tokens": max(0, len(bookings) - 1),
+            "laps": sum(each.laps > 0 for each in bookings[1:]),
+            **_phase(finished_s - first_end_s, bookings[1:]),
+        }
         stages = _stages(self.labels, bookings)
         return {
             "total_ms": _ms(finished_s - self.received_s),
@@ -136,7 +148,9 @@ def _book(start_s: float, end_s: float, laps: Sequence[Lap], stages: int) -> Boo
             per_stage[hop.stage] += _after(hop, covered_to_s)
         covered_to_s = max(covered_to_s, lap.done_s)
     split = sum(per_stage, Split(waiting_s=waiting_s))
-    return Booking(start_s=start_s, end_s=end_s, split=split, stages=tuple(per_stage))
+    return Booking(
+        start_s=start_s, end_s=end_s, split=split, stages=tuple(per_stage), laps=len(laps)
+    )
 
 
 def _after(hop: Hop, moment_s: float) -> Split:
@@ -148,9 +162,8 @@ def _after(hop: Hop, moment_s: float) -> Split:
     return hop.split().scaled((hop.returned_s - moment_s) / hop.round_trip_s)
 
 
-def _phase(tokens: int, total_s: float, bookings: Sequence[Booking]) -> dict[str, Any]:
-    split = sum((each.split for each in bookings), Split())
-    return {"tokens": tokens, **_times(total_s, split)}
+def _phase(total_s: float, bookings: Sequence[Booking]) -> dict[str, float]:
+    return _times(total_s, sum((each.split for each in bookings), Split()))
 
 
 def _times(total_s: float, split: Split) -> dict[str, float]:

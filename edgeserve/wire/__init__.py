@@ -3,7 +3,7 @@
 Not covered: TLS; compression; a raw lane beside gRPC; transfer between workers.
 """
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Two ends that disagree on it refuse each other by name."""
 
 EPOCH_METADATA = "edgeserve-epoch"

@@ -36,7 +36,7 @@ def encode_head(micro_batch: MicroBatch, opens: Sequence[Open]) -> bytes:
                 sequence=each.sequence,
                 first_position=each.first_position,
                 tokens=each.tokens,
-                sample=each.sample,
+                samples=each.samples,
             )
             for each in micro_batch.segments
         ],
@@ -66,7 +66,7 @@ def decode_frame(raw: bytes) -> Frame:
                 sequence=each.sequence,
                 first_position=each.first_position,
                 tokens=each.tokens,
-                sample=each.sample,
+                samples=each.samples,
             )
             for each in message.segments
         ),

@@ -87,4 +87,10 @@ class SequenceTable:
                 f"sequence {segment.sequence}: positions [{segment.first_position}, "
                 f"{segment.end_position}) do not lie in its pages for {room} tokens"
             )
+        most = 1 if sequence.sampling.needs_history else segment.tokens  # drafts are in no history
+        if segment.samples > most:
+            raise WireError(
+                f"sequence {segment.sequence}: {segment.samples} of {segment.tokens} tokens are to "
+                f"be sampled after, but only {most} can be"
+            )
         return sequence

@@ -107,24 +107,25 @@ class ResidentStage:
     def _sample(
         self, frame: Frame, sequences: Sequence[OpenSequence], hidden_TD: Tensor
     ) -> tuple[Sampled, ...]:
-        """The next token of each segment that asks for one, from its last row."""
-        last_rows, rows, open_rows = [], [], []
+        """The next token after each of the last `samples` tokens of each segment."""
+        sampled_rows, rows, askers = [], [], []
         end = 0
         for segment, sequence in zip(frame.segments, sequences, strict=True):
             end += segment.tokens
-            if segment.sample:
-                last_rows.append(end - 1)
-                rows.append(SampleRow(sequence.sampling, segment.end_position, sequence.history))
-                open_rows.append((segment.sequence, sequence))
+            for back in range(segment.samples, 0, -1):
+                sampled_rows.append(end - back)
+                position = segment.end_position - back + 1
+                rows.append(SampleRow(sequence.sampling, position, sequence.history))
+                askers.append((segment.sequence, sequence))
         if not rows:
             return ()
-        choices = choose(self.slice_.logits(hidden_TD[last_rows]), rows)
-        for (_, sequence), choice in zip(open_rows, choices, strict=True):
+        choices = choose(self.slice_.logits(hidden_TD[sampled_rows]), rows)
+        for (_, sequence), choice in zip(askers, choices, strict=True):
             if sequence.sampling.needs_history:
                 sequence.history.append(choice.token)
         return tuple(
             Sampled(sequence=number, token=choice.token, logprob=choice.logprob)
-            for (number, _), choice in zip(open_rows, choices, strict=True)
+            for (number, _), choice in zip(askers, choices, strict=True)
         )
 
     def _to_host(self, hidden: Tensor) -> Tensor:

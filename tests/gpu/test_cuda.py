@@ -50,7 +50,7 @@ def greedy(stage: ResidentStage, new_tokens: int) -> tuple[list[int], list[Frame
     for step in range(new_tokens):
         fresh = tokens if step == 0 else tokens[-1:]
         segment = Segment(
-            sequence=1, first_position=len(tokens) - len(fresh), tokens=len(fresh), sample=True
+            sequence=1, first_position=len(tokens) - len(fresh), tokens=len(fresh), samples=1
         )
         payload = torch.tensor(fresh, dtype=torch.int32).numpy().tobytes()
         frame = Frame(

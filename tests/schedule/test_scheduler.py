@@ -1,114 +1,11 @@
-"""What the scheduler orders, as lists of steps to read.
-
-A frame is written as `-x` (forget x), `+x` (x begins), `x[0:16)` (prompt tokens), `x[16:20)!` (its
-last ones, and the first token is sampled) and `x@20` (a decode at position 20).
-"""
+"""What the scheduler orders, as lists of steps to read. How they are written: see story.py."""
 
 from __future__ import annotations
 
 import pytest
 
-from edgeserve.errors import EdgeserveError, Overloaded, StageUnavailable, Unprocessable
-from edgeserve.schedule.events import (
-    Action,
-    Admit,
-    Arrived,
-    Cancelled,
-    Event,
-    Fail,
-    Finish,
-    FrameDone,
-    FrameFailed,
-    Reject,
-    Send,
-    StageBack,
-    StageLost,
-    Ticked,
-)
-from edgeserve.schedule.micro_batch import MicroBatch, Segment
-from edgeserve.schedule.scheduler import Limits, Scheduler
-
-LOST = StageUnavailable("stage 1 on worker b:1 is lost", stage=1, worker="b:1")
-
-
-class Story:
-    """A scheduler whose sequences have letters, and whose orders are words."""
-
-    def __init__(
-        self, *, stages: int = 1, pages: int = 64, context: int = 1024, chunk: int = 16, **more: int
-    ) -> None:
-        limits = Limits(
-            stages=stages, pages=pages, context_tokens=context, prefill_chunk=chunk,
-            queue_timeout_s=30.0, **more,
-        )  # fmt: skip
-        self.scheduler = Scheduler(limits)
-        self.now_s = 0.0
-        self.under_way: list[MicroBatch] = []
-        self.errors: dict[str, EdgeserveError] = {}
-
-    def arrive(self, name: str, prompt: int, new: int) -> list[str]:
-        return self._tell(
-            Arrived(sequence=ord(name), prompt_tokens=prompt, max_new_tokens=new, at_s=self.now_s)
-        )
-
-    def land(self, stopped: str = "") -> list[str]:
-        """The oldest frame is through; `stopped` are those that sampled a stop token."""
-        frame = self.under_way.pop(0).frame
-        return self._tell(
-            FrameDone(frame=frame, stopped=frozenset(map(ord, stopped)), at_s=self.now_s)
-        )
-
-    def refuse(self) -> list[str]:
-        """A stage refuses the oldest frame."""
-        frame = self.under_way.pop(0).frame
-        return self._tell(FrameFailed(frame=frame, error=LOST, at_s=self.now_s))
-
-    def cancel(self, name: str) -> list[str]:
-        return self._tell(Cancelled(sequence=ord(name), at_s=self.now_s))
-
-    def lose(self) -> list[str]:
-        return self._tell(StageLost(error=LOST, at_s=self.now_s))
-
-    def back(self) -> list[str]:
-        return self._tell(StageBack(at_s=self.now_s))
-
-    def tick(self) -> list[str]:
-        return self._tell(Ticked(at_s=self.now_s))
-
-    @property
-    def pages_in_use(self) -> int:
-        return self.scheduler.statistics().pages_in_use
-
-    def _tell(self, event: Event) -> list[str]:
-        actions = self.scheduler.handle(event)
-        self.under_way += [each.micro_batch for each in actions if isinstance(each, Send)]
-        self.errors |= {
-            chr(each.sequence): each.error for each in actions if isinstance(each, Reject | Fail)
-        }
-        return [_shown(each) for each in actions]
-
-
-def _shown(action: Action) -> str:
-    match action:
-        case Send(micro_batch=it):
-            closes = [f"-{chr(each)}" for each in it.close]
-            opens = [f"+{chr(each.sequence)}" for each in it.open]
-            return " ".join(closes + opens + [_segment(each) for each in it.segments])
-        case Admit(sequence=s, queued_s=queued_s):
-            return f"admit {chr(s)} after {queued_s:g} s"
-        case Finish(sequence=s, reason=reason):
-            return f"finish {chr(s)}: {reason}"
-        case Reject(sequence=s, error=error):
-            return f"reject {chr(s)}: {type(error).__name__}"
-        case Fail(sequence=s, error=error):
-            return f"fail {chr(s)}: {type(error).__name__}"
-
-
-def _segment(it: Segment) -> str:
-    if it.tokens == 1 and it.sample and it.first_position:
-        return f"{chr(it.sequence)}@{it.first_position}"
-    return f"{chr(it.sequence)}[{it.first_position}:{it.end_position}){'!' * it.sample}"
-
+from edgeserve.errors import Overloaded, Unprocessable
+from tests.schedule.story import LOST, Story
 
 # -- batches
 
@@ -225,51 +122,6 @@ def test_a_decode_goes_into_the_very_next_frame_however_long_the_prompt_beside_i
         assert ("a@" in ordered) == (ord("a") in landed)
         decodes += "a@" in ordered
     assert decodes >= 20 // stages
-
-
-# -- micro-batches
-
-
-def test_one_micro_batch_holds_all_decodes() -> None:
-    story = Story(stages=3, micro_batches=1)
-    for name in "abc":
-        story.arrive(name, prompt=1, new=9)
-    assert [story.land() for _ in range(3)] == [["a@1"], [], []]
-    #      b and c have their first token while a's decode is under way: they wait for its frame
-    assert story.land() == ["a@2 b@1 c@1"]
-    assert len(story.under_way) == 1
-
-
-@pytest.mark.parametrize("groups", [2, 3])
-def test_micro_batches_are_balanced_and_each_has_one_frame_under_way(groups: int) -> None:
-    story = Story(stages=groups, micro_batches=groups, chunk=64)
-    for name in "abcdefg":
-        story.arrive(name, prompt=1, new=99)
-    for _ in range(4 * groups):
-        story.land()
-        riders = [s.sequence for it in story.under_way for s in it.segments]
-        assert len(riders) == len(set(riders))
-        #      nobody decodes in two frames at once
-    sizes = sorted(len(it.segments) for it in story.under_way)
-    assert len(sizes) == groups
-    assert sum(sizes) == 7
-    assert sizes[-1] - sizes[0] <= 1
-
-
-def test_a_newcomer_joins_the_smallest_micro_batch() -> None:
-    story = Story(stages=2, micro_batches=2)
-    for name in "abcd":
-        story.arrive(name, prompt=1, new=99)
-    for _ in range(4):
-        story.land()
-    assert [_shown(Send(micro_batch=it)) for it in story.under_way] == ["a@2 c@1", "b@2 d@1"]
-    story.cancel("b")
-    story.cancel("d")
-    story.arrive("e", prompt=1, new=99)
-    assert story.land() == ["-b -d +e a@3 c@2 e[0:1)!"]
-    assert story.land() == []
-    assert story.land() == ["a@4 c@3", "e@1"]
-    #      e decodes beside a and c, not with them
 
 
 # -- admission

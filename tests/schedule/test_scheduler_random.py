@@ -1,4 +1,6 @@
-"""Whatever happens, in whatever order: pages have one owner, positions no gap, requests one end."""
+"""Whatever happens, in whatever order: nobody writes to a page that another reads, positions have
+no gap, requests one end.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,16 @@ from edgeserve.schedule.events import (
     Finish,
     FrameDone,
     FrameFailed,
+    News,
     Reject,
     Send,
     StageBack,
     StageLost,
     Ticked,
 )
-from edgeserve.schedule.micro_batch import MicroBatch, Segment
-from edgeserve.schedule.scheduler import Limits, Scheduler
+from edgeserve.schedule.limits import Limits
+from edgeserve.schedule.micro_batch import MicroBatch, Opening, Segment
+from edgeserve.schedule.scheduler import Scheduler
 
 KINDS = ["land"] * 12 + ["arrive"] * 6 + ["back"] * 2 + ["cancel", "tick", "refuse", "lose"]
 LIMITS = st.builds(
@@ -36,11 +40,12 @@ LIMITS = st.builds(
     stages=st.integers(1, 4),
     pages=st.integers(2, 24),
     context_tokens=st.sampled_from([64, 200]),
-    micro_batches=st.integers(1, 4),
+    micro_batches=st.one_of(st.none(), st.integers(1, 4)),
     max_running=st.integers(1, 5),
     max_waiting=st.integers(1, 4),
     prefill_chunk=st.sampled_from([1, 5, 16, 64]),
     queue_timeout_s=st.just(40.0),
+    prefix_cache=st.booleans(),
 )
 HISTORY = st.lists(
     st.tuples(st.sampled_from(KINDS), st.integers(1, 2**16)), min_size=20, max_size=80
@@ -53,13 +58,24 @@ class Known:
 
     prompt: int
     new: int
+    hashes: list[bytes]
+    """Of its full pages."""
     positions: int = 0
     """Tokens [0, positions) were ordered."""
     generated: int = 0
+    drafts: int = 0
     pages: tuple[int, ...] = ()
     runs: bool = False
     waits_for_token: bool = False
     """A frame that samples for it is under way."""
+
+    def news(self, sequence: int, tokens: int, stopped: bool, drafts: int) -> News:
+        self.generated += tokens
+        self.drafts = drafts
+        full = (self.prompt + self.generated) // PAGE_TOKENS
+        new = [f"{sequence} {page}".encode() for page in range(len(self.hashes), full)]
+        self.hashes += new
+        return News(tokens=tokens, stopped=stopped, drafts=drafts, page_hashes=tuple(new))
 
 
 @dataclass(kw_only=True)
@@ -74,6 +90,10 @@ class Onlooker:
     opened: set[int] = field(default_factory=set)
     closed: set[int] = field(default_factory=set)
     under_way: list[MicroBatch] = field(default_factory=list)
+    said: list[list[bytes]] = field(default_factory=list)
+    """The hashes of earlier sequences, which later prompts may begin with."""
+    content: dict[int, bytes] = field(default_factory=dict)
+    """What a page holds that is full and computed, by page."""
     lost: bool = False
     next_sequence: int = 1
 
@@ -81,9 +101,9 @@ class Onlooker:
         self.now_s += number % 7
         match kind:
             case "arrive":
-                self._arrive(prompt=number % 61 + 1, new=number // 64 % 23 + 1)
+                self._arrive(number)
             case "land" if self.under_way:
-                self.land({s for s in self.alive if (s * number) % 11 == 0})
+                self.land(number, {s for s in self.alive if (s * number) % 11 == 0})
             case "refuse" if self.under_way:
                 it = self.under_way.pop(0)
                 error = StageUnavailable("refused")
@@ -101,26 +121,66 @@ class Onlooker:
                 self.lost = False
                 self._tell(StageBack(at_s=self.now_s))
 
-    def land(self, stopped: set[int]) -> None:
+    def land(self, number: int, stopped: set[int]) -> None:
         it = self.under_way.pop(0)
-        sampled = {s.sequence for s in it.segments if s.sample} & self.alive.keys()
-        for sequence in sampled:
-            self.alive[sequence].generated += 1
-            self.alive[sequence].waits_for_token = False
-        over = {s for s in sampled if self.alive[s].generated == self.alive[s].new}
-        self._tell(FrameDone(frame=it.frame, stopped=frozenset(stopped & sampled), at_s=self.now_s))
-        assert not self.alive.keys() & (over | (stopped & sampled)), "it should have finished"
-
-    def _arrive(self, prompt: int, new: int) -> None:
-        sequence, self.next_sequence = self.next_sequence, self.next_sequence + 1
-        self.alive[sequence] = Known(prompt=prompt, new=new)
+        news = {}
+        for segment in it.segments:
+            known = self.alive.get(segment.sequence)
+            if known is None:
+                continue
+            if segment.samples:
+                tokens = number % segment.samples + 1
+                drafts = min(number % 5, known.new - known.generated - tokens - 1)
+                stops = segment.sequence in stopped
+                news[segment.sequence] = known.news(segment.sequence, tokens, stops, max(0, drafts))
+                known.positions = known.prompt + known.generated - 1
+                known.waits_for_token = False
+            self._computed(known, segment)
+        over = {s for s in news if self.alive[s].generated == self.alive[s].new}
+        stages = range(self.limits.stages)
         self._tell(
-            Arrived(sequence=sequence, prompt_tokens=prompt, max_new_tokens=new, at_s=self.now_s)
+            FrameDone(
+                frame=it.frame,
+                news=news,
+                compute_s=tuple(0.01 * (number >> stage & 3) for stage in stages),
+                hops_s=0.001 * (number % 3),
+                at_s=self.now_s,
+            )
+        )
+        assert not self.alive.keys() & (over | (stopped & news.keys())), "it should have finished"
+
+    def _computed(self, known: Known, segment: Segment) -> None:
+        """Drafts that were wrong are no content."""
+        right = min(segment.end_position, known.positions or segment.end_position)
+        for page in range(segment.first_position // PAGE_TOKENS, right // PAGE_TOKENS):
+            self.content[known.pages[page]] = known.hashes[page]
+
+    def _arrive(self, number: int) -> None:
+        """A third of them begin as somebody before did, further than that one's prompt perhaps."""
+        sequence, self.next_sequence = self.next_sequence, self.next_sequence + 1
+        prompt, new = number % 61 + 1, number // 64 % 23 + 1
+        hashes: list[bytes] = []
+        if number % 3 == 0 and self.said:
+            hashes = self.said[number % len(self.said)][: number % 5]
+            prompt += PAGE_TOKENS * len(hashes)
+        own = range(len(hashes), prompt // PAGE_TOKENS)
+        hashes = [*hashes, *(f"{sequence} {page}".encode() for page in own)]
+        self.alive[sequence] = Known(prompt=prompt, new=new, hashes=hashes)
+        self.said.append(self.alive[sequence].hashes)
+        self._tell(
+            Arrived(
+                sequence=sequence,
+                prompt_tokens=prompt,
+                max_new_tokens=new,
+                page_hashes=tuple(hashes),
+                at_s=self.now_s,
+            )
         )
 
     def _lose(self) -> None:
         self.lost = True
         self.under_way.clear()
+        self.content.clear()
         self._tell(StageLost(error=StageUnavailable("lost"), at_s=self.now_s))
         assert not self.alive
 
@@ -151,10 +211,11 @@ class Onlooker:
         for sequence in it.close:
             assert sequence in self.opened, "closed, but no stage ever heard of it"
             assert sequence not in self.alive
+        first = {segment.sequence: segment.first_position for segment in it.segments}
         for opening in it.open:
             assert opening.sequence not in self.opened, "opened twice"
             self.opened.add(opening.sequence)
-            self.alive[opening.sequence].pages = opening.pages
+            self._check_opening(opening, first[opening.sequence])
         self.closed.update(it.close)
         riders = [segment.sequence for segment in it.segments]
         assert len(riders) == len(set(riders))
@@ -163,7 +224,18 @@ class Onlooker:
         prompt_tokens = sum(s.tokens for s in it.segments if s.first_position < self._prompt(s))
         assert prompt_tokens <= self.limits.prefill_chunk
         with_decodes = sum(self._has_decodes(each) for each in [*self.under_way, it])
-        assert with_decodes <= self.limits.micro_batches
+        assert with_decodes <= (self.limits.micro_batches or self.limits.stages)
+
+    def _check_opening(self, opening: Opening, first_position: int) -> None:
+        """What is not computed is there already."""
+        known = self.alive[opening.sequence]
+        known.pages, known.positions = opening.pages, first_position
+        assert len(set(opening.pages)) == len(opening.pages)
+        assert first_position % PAGE_TOKENS == 0
+        assert first_position < known.prompt, "no answer without a token"
+        assert first_position == 0 or self.limits.prefix_cache
+        for at in range(first_position // PAGE_TOKENS):
+            assert self.content[opening.pages[at]] == known.hashes[at], "a stranger's page"
 
     def _check_segment(self, segment: Segment) -> None:
         known = self.alive[segment.sequence]
@@ -171,10 +243,23 @@ class Onlooker:
         assert segment.first_position == known.positions, "a gap, or a token twice"
         assert not known.waits_for_token, "its last token is not known yet"
         known.positions = segment.end_position
-        assert segment.sample == (known.positions >= known.prompt)
-        assert known.positions <= known.prompt + known.generated
+        assert (segment.samples > 0) == (known.positions >= known.prompt)
+        drafts = max(0, segment.samples - 1)
+        assert drafts <= known.drafts
+        assert known.positions <= known.prompt + known.generated + drafts
+        assert known.positions <= known.prompt + known.new - 1 + (known.generated == 0)
         assert known.positions <= len(known.pages) * PAGE_TOKENS
-        known.waits_for_token = segment.sample
+        known.waits_for_token = segment.samples > 0
+        self._check_writes(segment)
+
+    def _check_writes(self, segment: Segment) -> None:
+        """Nobody else holds the page, and what was in it is gone."""
+        last = (segment.end_position - 1) // PAGE_TOKENS
+        pages = self.alive[segment.sequence].pages[segment.first_position // PAGE_TOKENS : last + 1]
+        for page in pages:
+            holders = [s for s, known in self.alive.items() if page in known.pages]
+            assert holders == [segment.sequence], "another reads what it writes to"
+            self.content.pop(page, None)
 
     def _prompt(self, segment: Segment) -> int:
         return self.alive[segment.sequence].prompt
@@ -195,9 +280,10 @@ class Onlooker:
             len(self.alive) - len(running),
         )
         reserved = sum(math.ceil((each.prompt + each.new) / PAGE_TOKENS) for each in running)
-        assert statistics.pages_in_use == reserved <= self.limits.pages
-        held = [page for each in running for page in each.pages]
-        assert len(held) == len(set(held)), "a page of two sequences"
+        held = {page for each in running for page in each.pages}
+        assert len(held) <= statistics.pages_in_use <= reserved
+        assert statistics.pages_in_use + statistics.pages_kept <= self.limits.pages
+        assert self.limits.prefix_cache or statistics.pages_in_use == reserved
         assert statistics.running <= self.limits.max_running
         assert statistics.waiting <= self.limits.max_waiting
         assert statistics.frames_in_flight == len(self.under_way) <= self.limits.frames_max
@@ -213,9 +299,10 @@ def _live_through(limits: Limits, history: list[tuple[str, int]]) -> None:
     for _ in range(bound + limits.frames_max):
         if not onlooker.under_way:
             break
-        onlooker.land(stopped=set())
+        onlooker.land(bound, stopped=set())
     assert not onlooker.alive, "a loyal driver ends everything: nobody starves"
     assert onlooker.ends == dict.fromkeys(range(1, onlooker.next_sequence), 1)
+    assert onlooker.scheduler.statistics().pages_in_use == 0, "a page leaked"
     onlooker.do("arrive", 1)
     assert onlooker.closed == onlooker.opened - onlooker.alive.keys()
     #      the last frame tells the stages of all that ended before it
@@ -223,14 +310,14 @@ def _live_through(limits: Limits, history: list[tuple[str, int]]) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(limits=LIMITS, history=HISTORY)
-def test_no_page_is_shared_no_position_is_missed_and_every_request_ends_once(
+def test_no_page_is_shared_wrongly_no_position_is_missed_and_every_request_ends_once(
     limits: Limits, history: list[tuple[str, int]]
 ) -> None:
     _live_through(limits, history)
 
 
 @pytest.mark.slow
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=10_000, deadline=None)
 @given(limits=LIMITS, history=HISTORY)
 def test_the_same_in_many_more_lives(limits: Limits, history: list[tuple[str, int]]) -> None:
     _live_through(limits, history)

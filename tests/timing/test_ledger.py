@@ -78,8 +78,8 @@ def test_a_receipt_says_where_every_millisecond_went() -> None:
     assert ledger.receipt(finished_s=14.7) == {
         "total_ms": 4700.0,
         "queue_ms": 1000.0,
-        "prefill": {"tokens": 5, **first},
-        "decode": {"tokens": 1, **after},
+        "prefill": {"tokens": 5, "cached_tokens": 0, **first},
+        "decode": {"tokens": 1, "laps": 1, **after},
         "stages": [
             {
                 "stage": 0,

@@ -41,7 +41,7 @@ OPENS = st.builds(
     history=st.lists(COUNTS, max_size=5).map(tuple),
 )
 SEGMENTS = st.builds(
-    Segment, sequence=SEQUENCES, first_position=COUNTS, tokens=COUNTS, sample=st.booleans()
+    Segment, sequence=SEQUENCES, first_position=COUNTS, tokens=COUNTS, samples=COUNTS
 )
 FRAMES = st.builds(
     Frame,
@@ -121,7 +121,7 @@ def test_a_payload_of_any_length_keeps_its_length(size: int) -> None:
 
 
 def test_one_head_serves_every_stage() -> None:
-    segment = Segment(sequence=7, first_position=3, tokens=1, sample=True)
+    segment = Segment(sequence=7, first_position=3, tokens=1, samples=1)
     head = encode_head(MicroBatch(frame=9, close=(5,), open=(), segments=(segment,)), [])
     ids, hidden = decode_frame(with_payload(head, b"id..")), decode_frame(with_payload(head, b"h"))
     assert (ids.payload, hidden.payload) == (b"id..", b"h")
@@ -185,7 +185,5 @@ def test_the_opens_of_another_micro_batch_are_our_mistake() -> None:
 
 
 def test_a_frame_counts_its_tokens() -> None:
-    segments = tuple(
-        Segment(sequence=i, first_position=0, tokens=i, sample=False) for i in (1, 2, 4)
-    )
+    segments = tuple(Segment(sequence=i, first_position=0, tokens=i, samples=0) for i in (1, 2, 4))
     assert Frame(frame=1, segments=segments, payload=b"").tokens == 7

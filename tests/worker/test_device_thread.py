@@ -72,7 +72,7 @@ class Bench:
         self.session = Session(stage=stage, thread=self.thread, reply=self._reply)
 
     def submit(self, number: int, tokens: int = 1) -> None:
-        segment = Segment(sequence=1, first_position=0, tokens=tokens, sample=False)
+        segment = Segment(sequence=1, first_position=0, tokens=tokens, samples=0)
         frame = Frame(frame=number, segments=(segment,), payload=b"")
         self.thread.submit(Job(session=self.session, frame=frame, received_s=0.0, decode_s=0.0))
 

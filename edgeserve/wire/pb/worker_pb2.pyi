@@ -135,16 +135,16 @@ class Open(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., pages: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., history: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Segment(_message.Message):
-    __slots__ = ("sequence", "first_position", "tokens", "sample")
+    __slots__ = ("sequence", "first_position", "tokens", "samples")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     FIRST_POSITION_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
-    SAMPLE_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     first_position: int
     tokens: int
-    sample: bool
-    def __init__(self, sequence: _Optional[int] = ..., first_position: _Optional[int] = ..., tokens: _Optional[int] = ..., sample: _Optional[bool] = ...) -> None: ...
+    samples: int
+    def __init__(self, sequence: _Optional[int] = ..., first_position: _Optional[int] = ..., tokens: _Optional[int] = ..., samples: _Optional[int] = ...) -> None: ...
 
 class Frame(_message.Message):
     __slots__ = ("frame", "close", "open", "segments", "payload")

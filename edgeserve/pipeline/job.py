@@ -1,0 +1,76 @@
+"""One sequence, as the driver sees it: its tokens, what is drafted behind them, and who waits."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from edgeserve.pipeline.draft import Drafter, accepted
+from edgeserve.pipeline.generation import Generation, Order, Token
+from edgeserve.pipeline.page_hash import PageHashes
+from edgeserve.schedule.events import News
+from edgeserve.schedule.micro_batch import Segment
+from edgeserve.timing.ledger import Ledger
+from edgeserve.wire.frame import Sampled
+
+
+@dataclass(kw_only=True)
+class Job:
+    order: Order
+    tokens: list[int]
+    """Prompt and everything sampled so far: the token at a position stands at that index."""
+    ledger: Ledger
+    generation: Generation
+    drafter: Drafter | None
+    """None if nothing is to be drafted for it."""
+    ready_s: float = 0.0
+    """Since when nothing but other frames keeps it from being sent."""
+    hashes: PageHashes = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.hashes = PageHashes(self.order.tenant)
+
+    def token_ids(self, segment: Segment) -> list[int]:
+        """Those of the segment; drafts stand behind the newest token."""
+        ids = self.tokens[segment.first_position : segment.end_position]
+        return ids + self.drafts(segment)
+
+    def drafts(self, segment: Segment) -> list[int]:
+        """Those that the segment tries."""
+        count = max(0, segment.samples - 1)
+        return self.drafter.proposal[:count] if self.drafter and count else []
+
+    def sampled(self, found: Sequence[Sampled], drafts: Sequence[int], now_s: float) -> list[Token]:
+        """The new tokens: what was sampled behind the newest one, and behind each draft that came
+        true.
+        """
+        stop_ids = self.order.stop_ids
+        count = accepted([each.token for each in found], drafts, stop_ids)
+        new = [Token(token=each.token, logprob=each.logprob) for each in found[:count]]
+        self.tokens += [each.token for each in new]
+        for _ in new:
+            self.ledger.token(now_s)
+        self.ready_s = now_s
+        if self.drafter is not None:
+            self.drafter.tried(len(drafts), count - 1)
+            self.drafter.propose(self._tokens_left - 1)
+        return new
+
+    def news(self, tokens: int) -> News:
+        """What the scheduler has to know of the newest `tokens` tokens."""
+        return News(
+            tokens=tokens,
+            stopped=self.tokens[-1] in self.order.stop_ids,
+            drafts=len(self.drafter.proposal) if self.drafter else 0,
+            page_hashes=self.hashes.extend(self.tokens),
+        )
+
+    @property
+    def _tokens_left(self) -> int:
+        return self.order.max_new_tokens - (len(self.tokens) - len(self.order.prompt))
+
+
+def pack_token_ids(token_ids: Sequence[int]) -> bytes:
+    """The payload of a frame for the first stage."""
+    return struct.pack(f"<{len(token_ids)}I", *token_ids)
