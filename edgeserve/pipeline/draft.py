@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-LONGEST_MATCH, SHORTEST_MATCH = 4, 2
+LONGEST_MATCH, SHORTEST_MATCH = 3, 2
 """Tokens that must have stood together before. One alone stands in too many places."""
 DRAFTS_AT_FIRST = 4
 DRAFTS_MAX = 16
@@ -36,19 +36,20 @@ class Lookup:
     def following(self, count: int) -> list[int]:
         """Up to `count` tokens that followed the longest match; none if there is no match."""
         self._index()
-        tokens = self._tokens
-        for length in range(LONGEST_MATCH, SHORTEST_MATCH - 1, -1):
-            end = self._end_of.get(tuple(tokens[-length:]))
-            if end is not None and len(tokens) > length:
-                return tokens[end : end + count]
+        newest = tuple(self._tokens[-LONGEST_MATCH:])
+        for shorter in range(LONGEST_MATCH - SHORTEST_MATCH + 1):
+            end = self._end_of.get(newest[shorter:])
+            if end is not None:
+                return self._tokens[end : end + count]
         return []
 
     def _index(self) -> None:
         """All runs but those that end with the newest token: they would find themselves."""
-        tokens = self._tokens
-        for end in range(max(1, self._indexed), len(tokens)):
-            for length in range(SHORTEST_MATCH, min(LONGEST_MATCH, end) + 1):
-                self._end_of[tuple(tokens[end - length : end])] = end
+        tokens, end_of = self._tokens, self._end_of
+        for end in range(max(SHORTEST_MATCH, self._indexed), len(tokens)):
+            run = tuple(tokens[max(0, end - LONGEST_MATCH) : end])
+            for shorter in range(len(run) - SHORTEST_MATCH + 1):
+                end_of[run[shorter:]] = end
         self._indexed = len(tokens)
 
 
