@@ -157,6 +157,9 @@ class WorkerSettings:
         0, "bytes for slice, pages and workspace, as 11GiB; default: what is free", number_bytes
     )
     threads: int = setting(0, "CPU threads; default: all cores", positive_int)
+    pace: str = setting(
+        "", "compute nothing, and take the time of this card, as rtx-3060: a paced simulation"
+    )
     insecure: bool = setting(False, "listen beyond loopback without a token", yes_or_no)
     until_stdin_closes: bool = setting(
         False, "end when standard input closes, as a child of another program should", yes_or_no

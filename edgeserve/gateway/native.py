@@ -134,7 +134,9 @@ class Run:
         timing = self._generation.receipt(self._parts.clock.now_s(), tokens)
         text = self._ask.full_text_prefix + self.answer.text
         random = {"weights": "random"} if self._parts.model.weights == "random" else {}
-        return {"generated_text": text, "timing": timing, **random}
+        simulation = self._parts.engine.status().simulation
+        paced = {"simulation": simulation} if simulation else {}
+        return {"generated_text": text, "timing": timing, **random, **paced}
 
     def _details(self) -> dict[str, Any]:
         return {

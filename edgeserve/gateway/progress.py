@@ -40,8 +40,8 @@ class LoadDisplay:
     ) -> None:
         self._bars.stop()
 
-    def planned(self, plan: Plan) -> None:
-        self._console.print(self._title)
+    def planned(self, plan: Plan, simulation: str | None) -> None:
+        self._console.print(self._title + (f", {simulation}" if simulation else ""), markup=False)
         for line in plan_lines(plan):
             self._console.print(line, markup=False, soft_wrap=True)
         self._names = tuple(f"stage {i} on {each.worker}" for i, each in enumerate(plan.stages))

@@ -89,10 +89,12 @@ def _start_worker(i: int, options: UpOptions) -> Child:
 
 def worker_share(workers: int, flags: Mapping[str, str]) -> dict[str, str]:
     """Each worker's part of this machine, unless `flags` say otherwise. A GPU's memory is asked of
-    the GPU.
+    the GPU, and a card's that is not here is not taken from this machine.
     """
     cores = os.cpu_count() or 1
     share = {"threads": str(max(1, cores // workers))}
+    if "pace" in flags:
+        return share
     if flags.get("device", "auto") == "cpu" or not NVIDIA_DRIVER.exists():
         share["memory"] = str(int(MEMORY_SHARE * psutil.virtual_memory().available / workers))
     return share
@@ -107,7 +109,9 @@ def first_answer(url: str, prompt: str) -> str:
         raise EdgeserveError(f"the first request failed: {answer.get('error', response.text)}")
     timing = answer["timing"]
     brief = {key: value for key, value in timing.items() if key != "per_token"}
-    label = " (weights: random)" if answer.get("weights") == "random" else ""
+    labels = ["weights: random"] if answer.get("weights") == "random" else []
+    labels += [answer["simulation"]] if "simulation" in answer else []
+    label = f" ({', '.join(labels)})" if labels else ""
     return f"\n{prompt}{answer['generated_text']}{label}\n\n{json.dumps(brief, indent=2)}\n\n"
 
 

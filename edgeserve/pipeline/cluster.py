@@ -112,6 +112,18 @@ def plan_for(settings: GatewaySettings, source: ModelSource, members: Sequence[M
     return make_plan(source.spec, dtype, workers, pages_max=pages_max, layers=settings.layers)
 
 
+def simulation_of(descriptions: Sequence[Description]) -> str | None:
+    """What has to be said beside every figure of these stages, and which of them it is about if not
+    all; None if all of them compute.
+    """
+    labels = [each.simulation for each in descriptions]
+    stages = [str(i) for i, label in enumerate(labels) if label]
+    if not stages:
+        return None
+    told = " and ".join(dict.fromkeys(filter(None, labels)))
+    return told if len(stages) == len(labels) else f"{told} (stage {', '.join(stages)} only)"
+
+
 def next_epoch(members: Sequence[Member]) -> int:
     """Later than any that a worker has seen, even if this box's calendar is behind."""
     return max(unix_ns(), *(member.description.epoch + 1 for member in members))

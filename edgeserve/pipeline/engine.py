@@ -28,6 +28,7 @@ from edgeserve.pipeline.cluster import (
     load,
     next_epoch,
     plan_for,
+    simulation_of,
 )
 from edgeserve.pipeline.deadline import SilenceBound
 from edgeserve.pipeline.driver import Driver
@@ -53,7 +54,8 @@ Result = TypeVar("Result")
 class Hooks:
     """Whom to tell, called on the pipeline's thread."""
 
-    planned: Callable[[Plan], None] = lambda plan: None
+    planned: Callable[[Plan, str | None], None] = lambda plan, simulation: None
+    """With `cluster.simulation_of` the workers."""
     progress: OnProgress = lambda stage, progress: None
 
 
@@ -111,7 +113,9 @@ class PipelineEngine:
     def status(self) -> Status:
         last_s = self._driver.last_frame_s if self._driver else None
         since_s = None if last_s is None else self._clock.now_s() - last_s
-        return replace(self._status, since_last_frame_s=since_s)
+        return replace(
+            self._status, since_last_frame_s=since_s, simulation=self._simulation()
+        )
 
     def cluster(self) -> dict[str, Any]:
         plan, driver = self._plan, self._driver
@@ -120,6 +124,7 @@ class PipelineEngine:
             "model": self._source.name,
             "dtype": plan.dtype.value if plan else None,
             "weights": "random" if self._source.random_weights else "real",
+            "simulation": self._simulation(),
             "status": {
                 "phase": self._status.phase,
                 "reason": self._status.reason,
@@ -154,6 +159,9 @@ class PipelineEngine:
             "over; send the request again when it is back"
         )
         self._driver.stage_lost(error)
+
+    def _simulation(self) -> str | None:
+        return simulation_of([stage.member.description for stage, _ in self._built])
 
     def _busy(self) -> bool:
         if self._driver is None:
@@ -213,7 +221,8 @@ class PipelineEngine:
         try:
             members = await connect(clients, self._settings.connect_timeout, self._clock)
             self._plan = plan_for(self._settings, self._source, members)
-            self._hooks.planned(self._plan)
+            simulation = simulation_of([member.description for member in members])
+            self._hooks.planned(self._plan, simulation)
             self._driver = self._new_driver(self._plan, http_loop)
             await self._build(members, self._plan)
         except EdgeserveError as error:
@@ -369,6 +378,7 @@ def _stage_document(stage: LoadedStage, link: StageLink) -> dict[str, Any]:
         "worker": link.worker,
         "device": described.device,
         "device_name": described.device_name,
+        "simulation": described.simulation or None,
         "layers": [loaded.stage.layers.start, loaded.stage.layers.end],
         "embedding": loaded.stage.embedding,
         "head": loaded.stage.head,

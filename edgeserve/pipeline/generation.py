@@ -98,6 +98,8 @@ class Status:
     worker: str | None = None
     since_last_frame_s: float | None = None
     """How long ago the last frame came back; None before the first."""
+    simulation: str | None = None
+    """What has to be said beside every answer; None if all stages compute."""
 
     @property
     def is_ready(self) -> bool:

@@ -15,6 +15,8 @@ class Cluster:
     dtype: str
     weights: str
     """"real" or "random"."""
+    simulation: str | None
+    """What has to be said beside every figure; None if all stages compute."""
     pages: int
     page_tokens: int
     stages: tuple[Mapping[str, Any], ...]
@@ -30,6 +32,12 @@ class Cluster:
         return "+".join(sorted({str(each["device"]) for each in self.stages}))
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """What would make a figure mean something else, were it left out."""
+        random = ("weights: random",) if self.weights == "random" else ()
+        return (*random, self.simulation) if self.simulation else random
+
+    @property
     def layer_counts(self) -> str:
         """'13/14/13'."""
         return "/".join(str(end - start) for start, end in (s["layers"] for s in self.stages))
@@ -42,6 +50,7 @@ def parse_cluster(document: Any) -> Cluster:
             model=str(document["model"]),
             dtype=str(document["dtype"]),
             weights=str(document["weights"]),
+            simulation=document["simulation"],
             pages=int(document["pages"]["total"]),
             page_tokens=int(document["pages"]["page_tokens"]),
             stages=tuple(document["stages"]),

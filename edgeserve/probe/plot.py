@@ -44,9 +44,9 @@ def draw(report: Report) -> Figure:
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     rows = measured(report.rows)
-    random = ", weights: random" if report.cluster.weights == "random" else ""
+    cluster = report.cluster
     figure.suptitle(
-        f"{report.cluster.model}, {report.cluster.dtype}{random}: "
+        f"{', '.join([cluster.model, cluster.dtype, *cluster.labels])}: "
         f"{report.shape.input_tokens} prompt and {report.shape.output_tokens} output tokens"
     )
     if rows:

@@ -39,6 +39,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "model": report.cluster.model,
         "dtype": report.cluster.dtype,
         "weights": report.cluster.weights,
+        "simulation": report.cluster.simulation,
         "device": report.cluster.device,
         "input_tokens": report.shape.input_tokens,
         "output_tokens": report.shape.output_tokens,
@@ -65,7 +66,8 @@ def print_report(report: Report, console: Console) -> None:
     console.print(_table(report.rows))
     for finding in report.verdict.findings:
         console.print(Text(f"{'!' if finding.is_fault else '-'} {finding.text}"), soft_wrap=True)
-    console.print(Text("verdict: " + ("pass" if report.verdict.passed else "FAIL")))
+    label = f" ({report.cluster.simulation})" if report.cluster.simulation else ""
+    console.print(Text("verdict: " + ("pass" if report.verdict.passed else "FAIL") + label))
 
 
 def wide_enough(console: Console) -> Console:
@@ -76,11 +78,10 @@ def wide_enough(console: Console) -> Console:
 
 def _title(report: Report) -> str:
     cluster = report.cluster
-    weights = ["weights: random"] if cluster.weights == "random" else []
     names = [str(each.get("device_name") or each["device"]) for each in cluster.stages]
     devices = [f"{names.count(name)} x {name}" for name in dict.fromkeys(names)]
     layers = f"{len(names)} stages of {cluster.layer_counts} layers"
-    return ", ".join([cluster.model, cluster.dtype, *weights, layers, *devices])
+    return ", ".join([cluster.model, cluster.dtype, *cluster.labels, layers, *devices])
 
 
 def _row_document(row: Row, rows: Sequence[Row]) -> dict[str, Any]:

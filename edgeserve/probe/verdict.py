@@ -66,6 +66,8 @@ def judge(rows: Sequence[Row], shape: Shape, cluster: Cluster) -> Verdict:
 
 def _findings(rows: Sequence[Row], shape: Shape, cluster: Cluster) -> Iterator[Finding]:
     ran = measured(rows)
+    if cluster.simulation:
+        yield Finding(is_fault=False, text=f"{cluster.simulation}; nothing was computed there")
     yield from _refused(rows)
     if ran:
         yield from _lengths(ran, shape)

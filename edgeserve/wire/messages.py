@@ -33,7 +33,7 @@ class Description:
     protocol: int = PROTOCOL
     package_version: str = __version__
     device: str
-    """'cpu' or 'cuda'."""
+    """'cpu' or 'cuda', or 'paced' for one that only takes its time."""
     device_name: str
     memory_bytes: int
     """For slice, pages and workspace together."""
@@ -44,6 +44,8 @@ class Description:
     """What it computes in, the preferred first."""
     epoch: int
     loaded: Loaded | None
+    simulation: str = ""
+    """What has to be said beside every figure that it took part in; empty if it computes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +81,7 @@ def description_to_pb(description: Description) -> pb.WorkerDescription:
         memory_bytes_per_s=description.memory_bytes_per_s,
         dtypes=description.dtypes,
         epoch=description.epoch,
+        simulation=description.simulation,
         loaded=_loaded_to_pb(description.loaded),
     )
 
@@ -102,6 +105,7 @@ def description_from_pb(message: pb.WorkerDescription) -> Description:
         dtypes=tuple(dtype_from_wire(each) for each in message.dtypes),
         epoch=message.epoch,
         loaded=_loaded_from_pb(message.loaded) if message.HasField("loaded") else None,
+        simulation=message.simulation,
     )
 
 

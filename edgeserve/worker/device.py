@@ -12,6 +12,7 @@ from edgeserve.config import WorkerSettings
 from edgeserve.errors import BadSettings
 from edgeserve.families.spec import Dtype
 from edgeserve.plan.reserve import reserve_bytes
+from edgeserve.worker.cards import card_named, Card
 
 COPY_BYTES = 256 * 2**20  # far above any cache, and a few milliseconds on a card
 CPU_MEMORY_SHARE = 0.8  # of what is free now; the rest is for the machine's other programs
@@ -29,14 +30,23 @@ class Device:
     """Measured by copying; 0 on a CPU, whose bandwidth is shared with whatever else runs."""
     dtypes: tuple[Dtype, ...]
     """The preferred first."""
+    card: Card | None = None
+    """The one that it is paced like; None if it computes."""
 
     @property
     def kind(self) -> str:
-        return self.torch_device.type
+        return "paced" if self.card else self.torch_device.type
+
+    @property
+    def simulation(self) -> str:
+        """What has to be said beside every figure; empty if it computes."""
+        return f"paced simulation: {self.card.name}" if self.card else ""
 
 
 def open_device(settings: WorkerSettings, clock: Clock) -> Device:
     """Raises BadSettings if the device that was asked for is not there."""
+    if settings.pace:
+        return _paced(settings)
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise BadSettings(
             "--device cuda: this machine shows PyTorch no GPU; check the driver (nvidia-smi) "
@@ -71,6 +81,20 @@ def _cuda(settings: WorkerSettings, clock: Clock) -> Device:
         reserve_bytes=reserve_bytes("cuda"),
         memory_bytes_per_s=_copy_bytes_per_s(device, clock),
         dtypes=(Dtype.FP16, Dtype.BF16, Dtype.FP32) if bf16 else (Dtype.FP16, Dtype.FP32),
+    )
+
+
+def _paced(settings: WorkerSettings) -> Device:
+    """A card that is not here, as CUDA would show it."""
+    card = card_named(settings.pace)
+    return Device(
+        torch_device=torch.device("cpu"),
+        name=f"{card.name} (paced simulation)",
+        memory_bytes=min(settings.memory or card.memory_bytes, card.memory_bytes),
+        reserve_bytes=reserve_bytes("cuda"),
+        memory_bytes_per_s=card.read_bytes_per_s,
+        dtypes=(Dtype.FP16, Dtype.BF16, Dtype.FP32),
+        card=card,
     )
 
 

@@ -21,6 +21,7 @@ from edgeserve.errors import EdgeserveError, WireError
 from edgeserve.timing.hop import StageTime
 from edgeserve.wire.codec import decode_frame, encode_result
 from edgeserve.wire.frame import Failure, Frame, FrameResult
+from edgeserve.worker.pace import LaunchedPaced, PacedStage
 from edgeserve.worker.sequences import SequenceTable
 from edgeserve.worker.stage import Launched, ResidentStage, Taken
 
@@ -37,7 +38,7 @@ harms nobody, while a long prompt's frame of seconds would starve health checks.
 class Session:
     """One gateway's stream of frames to one stage. Its sequences end with it."""
 
-    stage: ResidentStage | None
+    stage: ResidentStage | PacedStage | None
     """None once the session is over: an idle stream must not keep a slice in memory."""
     thread: DeviceThread
     reply: Callable[[bytes], None]
@@ -67,7 +68,7 @@ class Session:
         """The stage goes to another session: frames that still wait or come later are told why."""
         self.stage, self._over = None, why
 
-    def stage_now(self) -> ResidentStage:
+    def stage_now(self) -> ResidentStage | PacedStage:
         """Raises what ended the session."""
         if self.stage is None:
             assert self._over is not None
@@ -94,7 +95,7 @@ class DeviceThread:
         self._lock = threading.Lock()
         self._took_s: dict[int, float] = {}  # the last time for frames of about so many tokens
         self._work: queue.SimpleQueue[Job | Callable[[], None] | None] = queue.SimpleQueue()
-        self._launched: queue.SimpleQueue[tuple[Job, Taken, Launched] | None] = queue.SimpleQueue()
+        self._launched: queue.SimpleQueue[tuple[Job, Taken, Launched | LaunchedPaced] | None] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._launch_all, name="device", daemon=True),
             threading.Thread(target=self._finish_all, name="finisher", daemon=True),
@@ -145,7 +146,7 @@ class DeviceThread:
         stage = job.session.stage_now()
         sequences = job.session.table.take(job.frame)
         launched = stage.launch(job.frame, sequences, self.clock)
-        if launched.watch.cuda:
+        if isinstance(launched, LaunchedPaced) or launched.watch.cuda:
             self._launched.put((job, taken, launched))
         else:  # a CPU has finished already: another thread would only cost a wake-up
             self._took_s[_size(job.frame)] = sum(launched.watch.laps_s())
@@ -155,7 +156,7 @@ class DeviceThread:
         while (waiting := self._launched.get()) is not None:
             self._guarded(waiting[0], functools.partial(self._finish, *waiting))
 
-    def _finish(self, job: Job, taken: Taken, launched: Launched) -> None:
+    def _finish(self, job: Job, taken: Taken, launched: Launched | LaunchedPaced) -> None:
         _reply(job, launched.finish(taken, self.clock))
 
     def _guarded(self, job: Job, work: Callable[[], None]) -> None:

@@ -13,6 +13,7 @@ from edgeserve.errors import EdgeserveError, WireError
 from edgeserve.wire.messages import Description, LoadOrder, LoadProgress
 from edgeserve.worker.device import Device
 from edgeserve.worker.device_thread import DeviceThread, Session
+from edgeserve.worker.pace import PacedStage, load_paced
 from edgeserve.worker.stage import ResidentStage, load_stage
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ class WorkerHandler:
         self._clock = clock
         self._thread = DeviceThread(clock)
         self._epoch = 0
-        self._stage: ResidentStage | None = None
+        self._stage: ResidentStage | PacedStage | None = None
         self._session: Session | None = None
 
     def describe(self) -> Description:
@@ -42,6 +43,7 @@ class WorkerHandler:
             reserve_bytes=self._device.reserve_bytes,
             memory_bytes_per_s=self._device.memory_bytes_per_s,
             dtypes=self._device.dtypes,
+            simulation=self._device.simulation,
             epoch=self._epoch,
             loaded=self._stage.loaded if self._stage else None,
         )
@@ -87,9 +89,9 @@ class WorkerHandler:
     async def _loading(self, order: LoadOrder, model: str) -> AsyncIterator[LoadProgress]:
         """Loads on the device's thread, behind frames that still run there."""
         loop = asyncio.get_running_loop()
-        progress: asyncio.Queue[LoadProgress | ResidentStage | EdgeserveError] = asyncio.Queue()
+        progress: asyncio.Queue[LoadProgress | ResidentStage | PacedStage | EdgeserveError] = asyncio.Queue()
 
-        def tell(step: LoadProgress | ResidentStage | EdgeserveError) -> None:
+        def tell(step: LoadProgress | ResidentStage | PacedStage | EdgeserveError) -> None:
             loop.call_soon_threadsafe(progress.put_nowait, step)
 
         report = _Throttle(
@@ -99,7 +101,8 @@ class WorkerHandler:
 
         def load() -> None:
             try:
-                outcome = load_stage(order, model, self._device, report, self._clock)
+                take = load_paced if self._device.card else load_stage
+                outcome = take(order, model, self._device, report, self._clock)
             except EdgeserveError as error:
                 tell(error)
             except Exception as error:  # guards the loading thread's border

@@ -15,6 +15,7 @@ from edgeserve.families.spec import PAGE_TOKENS, ModelSpec
 from edgeserve.families.stage import Stage
 from edgeserve.schedule.micro_batch import Segment
 from edgeserve.wire.frame import Frame, Open
+from edgeserve.wire.messages import LoadOrder
 
 
 @dataclass(kw_only=True)
@@ -37,6 +38,16 @@ class SequenceTable:
     tokens_max: int
     """In one frame."""
     _open: dict[int, OpenSequence] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, spec: ModelSpec, order: LoadOrder) -> SequenceTable:
+        return cls(
+            spec=spec,
+            stage=order.stage,
+            hidden_bytes=spec.hidden_bytes_per_token(order.dtype),
+            pages=order.pages,
+            tokens_max=order.frame_tokens_max,
+        )
 
     def take(self, frame: Frame) -> list[OpenSequence]:
         """Closes and opens what the frame says; the sequence of each of its segments.

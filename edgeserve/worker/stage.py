@@ -62,14 +62,7 @@ class ResidentStage:
         return now == self.loaded.slice_hash
 
     def new_table(self) -> SequenceTable:
-        spec, order = self.source.spec, self.order
-        return SequenceTable(
-            spec=spec,
-            stage=order.stage,
-            hidden_bytes=spec.hidden_bytes_per_token(order.dtype),
-            pages=order.pages,
-            tokens_max=order.frame_tokens_max,
-        )
+        return SequenceTable.of(self.source.spec, self.order)
 
     def launch(self, frame: Frame, sequences: Sequence[OpenSequence], clock: Clock) -> Launched:
         """Starts a frame on the device. A CPU has finished it on return, a GPU may not have."""
@@ -196,7 +189,7 @@ def load_stage(
     """
     start_s = clock.now_s()
     source = open_model(model)
-    _check_same_model(source, order)
+    check_same_model(source, order)
     try:
         made = _slice(source, order, device, on_progress)
         kv_pages = KvPages(
@@ -234,7 +227,7 @@ def _slice(
     return load_slice(Path(source.folder), *where)
 
 
-def _check_same_model(source: ModelSource, order: LoadOrder) -> None:
+def check_same_model(source: ModelSource, order: LoadOrder) -> None:
     if source.spec.spec_hash != order.spec_hash:
         raise WireError(
             f"the model {source.name!r} here is {source.spec.family} with {source.spec.layers} "

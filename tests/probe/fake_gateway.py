@@ -48,6 +48,7 @@ def cluster_document() -> dict[str, Any]:
         "model": "demo",
         "dtype": "fp32",
         "weights": "random",
+        "simulation": None,
         "status": {"phase": "ready", "reason": "", "stage": None, "worker": None},
         "pages": {"total": 100, "in_use": 0, "page_tokens": 16},
         "requests": {"running": 0, "waiting": 0},

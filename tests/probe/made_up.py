@@ -16,6 +16,7 @@ CLUSTER = Cluster(
     model="llama-2-13b",
     dtype="fp16",
     weights="random",
+    simulation=None,
     pages=548,
     page_tokens=16,
     stages=tuple(

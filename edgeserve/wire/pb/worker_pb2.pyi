@@ -11,7 +11,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class WorkerDescription(_message.Message):
-    __slots__ = ("protocol", "package_version", "device", "device_name", "memory_bytes", "reserve_bytes", "memory_bytes_per_s", "dtypes", "epoch", "loaded")
+    __slots__ = ("protocol", "package_version", "device", "device_name", "memory_bytes", "reserve_bytes", "memory_bytes_per_s", "dtypes", "epoch", "loaded", "simulation")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     PACKAGE_VERSION_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
@@ -22,6 +22,7 @@ class WorkerDescription(_message.Message):
     DTYPES_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     LOADED_FIELD_NUMBER: _ClassVar[int]
+    SIMULATION_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     package_version: str
     device: str
@@ -32,7 +33,8 @@ class WorkerDescription(_message.Message):
     dtypes: _containers.RepeatedScalarFieldContainer[str]
     epoch: int
     loaded: Loaded
-    def __init__(self, protocol: _Optional[int] = ..., package_version: _Optional[str] = ..., device: _Optional[str] = ..., device_name: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., reserve_bytes: _Optional[int] = ..., memory_bytes_per_s: _Optional[float] = ..., dtypes: _Optional[_Iterable[str]] = ..., epoch: _Optional[int] = ..., loaded: _Optional[_Union[Loaded, _Mapping]] = ...) -> None: ...
+    simulation: str
+    def __init__(self, protocol: _Optional[int] = ..., package_version: _Optional[str] = ..., device: _Optional[str] = ..., device_name: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., reserve_bytes: _Optional[int] = ..., memory_bytes_per_s: _Optional[float] = ..., dtypes: _Optional[_Iterable[str]] = ..., epoch: _Optional[int] = ..., loaded: _Optional[_Union[Loaded, _Mapping]] = ..., simulation: _Optional[str] = ...) -> None: ...
 
 class Stage(_message.Message):
     __slots__ = ("layers_start", "layers_end", "embedding", "head")

@@ -1,0 +1,190 @@
+"""A stage that computes nothing, and takes as long as a card that is not here: a paced simulation.
+
+It is for what lies around the computing. Wire, scheduler, gateway and probe meet a real cluster's
+cadence on any machine: its queues, its silence between two frames, its prompts that take longer
+than its tokens. It is no measurement of the card, and tells nothing of the model: hidden states are
+zeros, a token follows from the request's seed and the position alone, and never ends the text. The
+prompt is not looked at, and no weights are opened.
+
+Whoever shows a figure that came of it says so: `Device.simulation` is the label, and travels with
+the worker's description.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from edgeserve.clock import Clock
+from edgeserve.families.folder import ModelSource, open_model
+from edgeserve.families.spec import Dtype, ModelSpec
+from edgeserve.families.stage import Stage
+from edgeserve.schedule.micro_batch import Segment
+from edgeserve.timing.hop import StageTime
+from edgeserve.wire.frame import Frame, FrameResult, Sampled
+from edgeserve.wire.messages import Loaded, LoadOrder
+from edgeserve.worker.cards import Card
+from edgeserve.worker.device import Device
+from edgeserve.worker.sequences import OpenSequence, SequenceTable
+from edgeserve.worker.stage import Taken, check_same_model
+
+
+@dataclass(kw_only=True)
+class PacedStage:
+    """In the place of a `ResidentStage`. One device: a frame begins when the one before is done."""
+
+    source: ModelSource
+    order: LoadOrder
+    loaded: Loaded
+    card: Card
+    _busy_until_s: float = 0.0
+
+    def holds(self, order: LoadOrder, model: str) -> bool:
+        source, held = open_model(model), self.order
+        same_order = replace(order, epoch=held.epoch, model=held.model) == held
+        same_model = (source.reference, source.spec) == (self.source.reference, self.source.spec)
+        return same_order and same_model
+
+    def new_table(self) -> SequenceTable:
+        return SequenceTable.of(self.source.spec, self.order)
+
+    def launch(
+        self, frame: Frame, sequences: Sequence[OpenSequence], clock: Clock
+    ) -> LaunchedPaced:
+        now_s = clock.now_s()
+        spec, order = self.source.spec, self.order
+        work = frame_work(spec, order.stage, order.dtype, frame.segments)
+        start_s = max(now_s, self._busy_until_s)
+        takes_s = self.card.takes_s(work.read_bytes, work.flop, order.dtype)
+        self._busy_until_s = start_s + takes_s
+        return LaunchedPaced(
+            frame=frame.frame,
+            start_s=start_s,
+            takes_s=takes_s,
+            sampled=self._sampled(frame, sequences) if order.stage.head else (),
+            payload_bytes=0
+            if order.stage.head
+            else frame.tokens * spec.hidden_bytes_per_token(order.dtype),
+        )
+
+    def _sampled(self, frame: Frame, sequences: Sequence[OpenSequence]) -> tuple[Sampled, ...]:
+        return tuple(
+            Sampled(
+                sequence=segment.sequence,
+                token=made_up_token(self.source, sequence.sampling.seed, segment.end_position),
+                logprob=0.0,
+            )
+            for segment, sequence in zip(frame.segments, sequences, strict=True)
+            if segment.sample
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchedPaced:
+    """A frame that the device would have now, or has behind others."""
+
+    frame: int
+    start_s: float
+    takes_s: float
+    sampled: tuple[Sampled, ...]
+    payload_bytes: int
+
+    def finish(self, taken: Taken, clock: Clock) -> FrameResult:
+        """Waits until the card would be done. What the waiting overshot is booked as a copy, and so
+        stands in the receipt as `other`, where it belongs to neither card nor wire.
+        """
+        end_s = self.start_s + self.takes_s
+        clock.sleep_until(end_s)
+        time = StageTime(
+            queue_s=taken.waited_s + self.start_s - taken.started_s,
+            decode_s=taken.decode_s,
+            compute_s=self.takes_s,
+            copy_out_s=clock.now_s() - end_s,
+        )
+        payload = bytes(self.payload_bytes)
+        return FrameResult(frame=self.frame, time=time, sampled=self.sampled, payload=payload)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one frame asks of one stage's device."""
+
+    read_bytes: int
+    flop: int
+
+
+def frame_work(spec: ModelSpec, stage: Stage, dtype: Dtype, segments: Sequence[Segment]) -> Work:
+    """Weights are read once for a frame, the head only if it samples; keys and values once for each
+    segment. A parameter is a product and a sum for every token, and attention two of each for every
+    number of a query and every key that it sees.
+    """
+    layers = len(stage.layers)
+    layer_parameters = layers * spec.layer_parameters
+    tokens = sum(each.tokens for each in segments)
+    head_rows = sum(each.sample for each in segments) if stage.head else 0
+    head_parameters = spec.head_parameters if head_rows else 0
+    kv_tokens = sum(_keys_read(spec, each) for each in segments)
+    seen = sum(_keys_seen(spec, each) for each in segments)
+    return Work(
+        read_bytes=(layer_parameters + head_parameters) * dtype.size_bytes
+        + kv_tokens * spec.kv_bytes_per_token(layers, dtype),
+        flop=2 * layer_parameters * tokens
+        + 2 * head_parameters * head_rows
+        + 4 * spec.q_rows * layers * seen,
+    )
+
+
+def made_up_token(source: ModelSource, seed: int, position: int) -> int:
+    """The same after a replay and in any batch. From the second quarter of the vocabulary: bytes
+    and special tokens stand at its ends.
+    """
+    first, count = source.spec.vocab // 4, max(1, source.spec.vocab // 4)
+    drawn = zlib.crc32(b"%d %d" % (seed, position))
+    candidates = (first + (drawn + step) % count for step in range(count))
+    return next((each for each in candidates if each not in source.eos_ids), first)
+
+
+def load_paced(
+    order: LoadOrder,
+    model: str,
+    device: Device,
+    on_progress: Callable[[int, int], None],
+    clock: Clock,
+) -> PacedStage:
+    """`load_stage` for a worker that is paced: it opens the configuration, and is done.
+
+    Raises BadModel, and WireError for another model than the gateway's.
+    """
+    assert device.card is not None
+    start_s = clock.now_s()
+    source = open_model(model)
+    check_same_model(source, order)
+    slice_bytes = source.spec.stage_parameters(order.stage) * order.dtype.size_bytes
+    on_progress(slice_bytes, slice_bytes)
+    loaded = Loaded(
+        spec_hash=order.spec_hash,
+        # No hash of tensors looks like it: a stage that computes is never taken for this one.
+        slice_hash=f"paced-{device.card.name}-{order.spec_hash}",
+        stage=order.stage,
+        dtype=order.dtype,
+        pages=order.pages,
+        slice_bytes=slice_bytes,
+        random_weights=source.random_weights,
+        load_s=clock.now_s() - start_s,
+    )
+    return PacedStage(source=source, order=order, loaded=loaded, card=device.card)
+
+
+def _keys_read(spec: ModelSpec, segment: Segment) -> int:
+    """The first of a segment's tokens sees a window, and each that follows one key more."""
+    if spec.window_tokens is None:
+        return segment.end_position
+    return min(segment.end_position, spec.window_tokens + segment.tokens - 1)
+
+
+def _keys_seen(spec: ModelSpec, segment: Segment) -> int:
+    """Summed over the segment's tokens: each sees itself and what is before it."""
+    window = spec.window_tokens or spec.context_tokens
+    positions = range(segment.first_position, segment.end_position)
+    return sum(min(position + 1, window) for position in positions)
