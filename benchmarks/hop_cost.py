@@ -31,6 +31,7 @@ from edgeserve.wire.messages import LoadOrder, LoadProgress
 from edgeserve.wire.server import WorkerServer
 from edgeserve.worker.device import open_device
 from edgeserve.worker.handler import WorkerHandler
+from edgeserve.worker.stage import ResidentStage
 
 KINDS = ("compute", "transfer", "waiting", "other")
 WORKERS = 3
@@ -129,7 +130,7 @@ class PacedHandler(WorkerHandler):
 
     async def load(self, order: LoadOrder) -> AsyncIterator[LoadProgress]:
         async for progress in super().load(order):
-            if progress.loaded and self.pace_s and self._stage is not None:
+            if progress.loaded and self.pace_s and isinstance(self._stage, ResidentStage):
                 paced: Any = Paced(self._stage.slice_, self.pace_s)
                 self._stage = replace(self._stage, slice_=paced)
             yield progress

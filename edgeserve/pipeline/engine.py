@@ -113,9 +113,7 @@ class PipelineEngine:
     def status(self) -> Status:
         last_s = self._driver.last_frame_s if self._driver else None
         since_s = None if last_s is None else self._clock.now_s() - last_s
-        return replace(
-            self._status, since_last_frame_s=since_s, simulation=self._simulation()
-        )
+        return replace(self._status, since_last_frame_s=since_s, simulation=self._simulation())
 
     def cluster(self) -> dict[str, Any]:
         plan, driver = self._plan, self._driver

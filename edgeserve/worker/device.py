@@ -12,7 +12,7 @@ from edgeserve.config import WorkerSettings
 from edgeserve.errors import BadSettings
 from edgeserve.families.spec import Dtype
 from edgeserve.plan.reserve import reserve_bytes
-from edgeserve.worker.cards import card_named, Card
+from edgeserve.worker.cards import Card, card_named
 
 COPY_BYTES = 256 * 2**20  # far above any cache, and a few milliseconds on a card
 CPU_MEMORY_SHARE = 0.8  # of what is free now; the rest is for the machine's other programs

@@ -95,7 +95,9 @@ class DeviceThread:
         self._lock = threading.Lock()
         self._took_s: dict[int, float] = {}  # the last time for frames of about so many tokens
         self._work: queue.SimpleQueue[Job | Callable[[], None] | None] = queue.SimpleQueue()
-        self._launched: queue.SimpleQueue[tuple[Job, Taken, Launched | LaunchedPaced] | None] = queue.SimpleQueue()
+        self._launched: queue.SimpleQueue[tuple[Job, Taken, Launched | LaunchedPaced] | None] = (
+            queue.SimpleQueue()
+        )
         self._threads = [
             threading.Thread(target=self._launch_all, name="device", daemon=True),
             threading.Thread(target=self._finish_all, name="finisher", daemon=True),

@@ -89,7 +89,9 @@ class WorkerHandler:
     async def _loading(self, order: LoadOrder, model: str) -> AsyncIterator[LoadProgress]:
         """Loads on the device's thread, behind frames that still run there."""
         loop = asyncio.get_running_loop()
-        progress: asyncio.Queue[LoadProgress | ResidentStage | PacedStage | EdgeserveError] = asyncio.Queue()
+        progress: asyncio.Queue[LoadProgress | ResidentStage | PacedStage | EdgeserveError] = (
+            asyncio.Queue()
+        )
 
         def tell(step: LoadProgress | ResidentStage | PacedStage | EdgeserveError) -> None:
             loop.call_soon_threadsafe(progress.put_nowait, step)

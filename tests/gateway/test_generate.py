@@ -18,7 +18,7 @@ from edgeserve.families.sampling import Sampling
 from edgeserve.gateway import intake
 from edgeserve.gateway.parts import GatewayParts
 from edgeserve.gateway.tokenizer import open_tokenizer
-from edgeserve.pipeline.generation import Ended
+from edgeserve.pipeline.generation import Ended, Status
 from edgeserve.testing import LOGPROB, FakeEngine
 
 ClientFor = Callable[[GatewayParts], httpx.AsyncClient]
@@ -401,3 +401,14 @@ async def test_a_stage_lost_on_the_way_fails_the_answer(
     assert answer.status_code == 503
     assert answer.json()["stage"] == 0
     assert engine.running == 0
+
+
+async def test_an_answer_of_a_paced_pipeline_says_so(
+    client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    computed = await generate(client)
+    engine.set_status(Status(phase="ready", simulation="paced simulation: rtx-3060"))
+    paced = await generate(client)
+
+    assert "simulation" not in computed
+    assert paced["simulation"] == "paced simulation: rtx-3060"

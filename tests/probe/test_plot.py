@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,14 @@ def test_a_tokens_time_is_stacked_by_kind() -> None:
 
 def test_random_weights_are_named_in_the_title() -> None:
     assert "weights: random" in draw(REPORT).get_suptitle()
+
+
+def test_a_paced_simulation_is_named_in_the_title() -> None:
+    cluster = replace(REPORT.cluster, simulation="paced simulation: rtx-3060")
+
+    title = draw(replace(REPORT, cluster=cluster)).get_suptitle()
+
+    assert "weights: random, paced simulation: rtx-3060" in title
 
 
 def test_a_report_without_a_measured_row_is_an_empty_picture() -> None:

@@ -15,7 +15,8 @@ from rich.console import Console
 
 from edgeserve.probe.report import Report, print_report, to_json, wide_enough
 from edgeserve.probe.rows import efficiency
-from tests.probe.made_up import oom, report, row, token
+from edgeserve.probe.verdict import judge
+from tests.probe.made_up import SHAPE, oom, report, row, token
 
 GOLDEN = Path(__file__).parent / "golden"
 ROWS = (
@@ -52,8 +53,8 @@ def test_the_document_has_the_promised_keys() -> None:
     document = to_json(report(ROWS))
 
     assert list(document) == [
-        "model", "dtype", "weights", "device", "input_tokens", "output_tokens", "runs", "stages",
-        "rows", "verdict",
+        "model", "dtype", "weights", "simulation", "device", "input_tokens", "output_tokens",
+        "runs", "stages", "rows", "verdict",
     ]  # fmt: skip
     promised = {
         "batch", "status", "output_tok_s", "tok_s_per_user", "ttft_ms", "tpot_ms", "compute_ms",
@@ -96,6 +97,19 @@ def test_real_weights_are_not_called_random() -> None:
 
     assert "weights: random" in text_of(given).splitlines()[0]
     assert "random" not in text_of(real)
+
+
+def test_a_paced_simulation_is_named_in_title_verdict_and_document() -> None:
+    simulation = "paced simulation: rtx-3060"
+    cluster = replace(report(HEALTHY).cluster, simulation=simulation)
+    given = replace(report(HEALTHY), cluster=cluster, verdict=judge(HEALTHY, SHAPE, cluster))
+    lines, document = text_of(given).splitlines(), to_json(given)
+
+    assert simulation in lines[0]
+    assert lines[-1] == f"verdict: pass ({simulation})"
+    assert document["simulation"] == simulation
+    assert any(simulation in reason for reason in document["verdict"]["reasons"])
+    assert "simulation" not in text_of(report(HEALTHY))
 
 
 def test_a_narrow_terminal_cuts_no_number_short() -> None:

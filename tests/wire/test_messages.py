@@ -55,6 +55,7 @@ DESCRIPTIONS = st.builds(
     dtypes=st.lists(DTYPES, max_size=3).map(tuple),
     epoch=BYTES,
     loaded=st.none() | LOADED,
+    simulation=TEXTS,
 )
 ORDERS = st.builds(
     LoadOrder,
