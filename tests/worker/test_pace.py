@@ -199,9 +199,20 @@ def test_a_late_wake_up_is_shown_and_not_called_compute() -> None:
     assert time.held_s == pytest.approx(clock.now_s())
 
 
+class HeldClock(ManualClock):
+    """Whoever sleeps is held back until the test lets go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.released = threading.Event()
+
+    def sleep_until(self, instant_s: float) -> None:
+        assert self.released.wait(WAIT_S)
+        super().sleep_until(instant_s)
+
+
 def test_frames_pass_through_the_device_thread_in_order_without_holding_up_who_submits() -> None:
-    clock = MonotonicClock()
-    stage = replace_card(clock)
+    clock = HeldClock()
     thread = DeviceThread(clock)
     results: list[FrameResult] = []
     came = threading.Semaphore(0)
@@ -210,28 +221,24 @@ def test_frames_pass_through_the_device_thread_in_order_without_holding_up_who_s
         results.append(decode_result(raw))
         came.release()
 
-    session = Session(stage=stage, thread=thread, reply=reply)
+    session = Session(stage=loaded(clock), thread=thread, reply=reply)
     session.table._open = {1: opened(1)[0]}
-    start_s = clock.now_s()
     for number in (1, 2, 3):
         ready = frame(decode(), number=number, payload=bytes(10_240))
-        thread.submit(Job(session=session, frame=ready, received_s=clock.now_s(), decode_s=0.0))
-    submitted_s = clock.now_s() - start_s
+        thread.submit(Job(session=session, frame=ready, received_s=0.0, decode_s=0.0))
+    all_launched = threading.Event()
+    thread.call(all_launched.set)
+    assert all_launched.wait(WAIT_S)
+    assert results == []  # all three were taken, while the first one still "computes"
+    clock.released.set()
     for _ in range(3):
         assert came.acquire(timeout=WAIT_S)
-
-    each_s = results[0].time.compute_s
-    assert [result.frame for result in results] == [1, 2, 3]
-    assert clock.now_s() - start_s >= 3 * each_s > submitted_s
-    assert results[2].time.queue_s == pytest.approx(2 * each_s, rel=0.3)
     thread.stop()
 
-
-def replace_card(clock: MonotonicClock) -> PacedStage:
-    """A card ten times as fast, for a test that really waits."""
-    fast = replace(CARD, memory_bytes_per_s=10 * CARD.memory_bytes_per_s)
-    fast_device = replace(device(clock), card=fast)
-    return load_paced(order(), "llama-2-13b", fast_device, lambda _done, _total: None, clock)
+    each_s = takes_s(MIDDLE, decode())
+    assert [result.frame for result in results] == [1, 2, 3]
+    assert [result.time.queue_s for result in results] == pytest.approx([0, each_s, 2 * each_s])
+    assert clock.now_s() == pytest.approx(3 * each_s)
 
 
 # -- what comes back
