@@ -22,6 +22,11 @@ class Segment:
     def end_position(self) -> int:
         return self.first_position + self.tokens
 
+    @property
+    def sampled_positions(self) -> range:
+        """Of the tokens that the last stage finds: each stands behind one of the segment's."""
+        return range(self.end_position - self.samples + 1, self.end_position + 1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Opening:

@@ -72,11 +72,11 @@ class PacedStage:
         return tuple(
             Sampled(
                 sequence=segment.sequence,
-                token=made_up_token(self.source, sequence.sampling.seed, segment.end_position),
+                token=made_up_token(self.source, sequence.sampling.seed, position),
                 logprob=0.0,
             )
             for segment, sequence in zip(frame.segments, sequences, strict=True)
-            if segment.sample
+            for position in segment.sampled_positions
         )
 
 
@@ -122,7 +122,7 @@ def frame_work(spec: ModelSpec, stage: Stage, dtype: Dtype, segments: Sequence[S
     layers = len(stage.layers)
     layer_parameters = layers * spec.layer_parameters
     tokens = sum(each.tokens for each in segments)
-    head_rows = sum(each.sample for each in segments) if stage.head else 0
+    head_rows = sum(each.samples for each in segments) if stage.head else 0
     head_parameters = spec.head_parameters if head_rows else 0
     kv_tokens = sum(_keys_read(spec, each) for each in segments)
     seen = sum(_keys_seen(spec, each) for each in segments)

@@ -105,9 +105,8 @@ class ResidentStage:
         end = 0
         for segment, sequence in zip(frame.segments, sequences, strict=True):
             end += segment.tokens
-            for back in range(segment.samples, 0, -1):
-                sampled_rows.append(end - back)
-                position = segment.end_position - back + 1
+            sampled_rows += range(end - segment.samples, end)
+            for position in segment.sampled_positions:
                 rows.append(SampleRow(sequence.sampling, position, sequence.history))
                 askers.append((segment.sequence, sequence))
         if not rows:

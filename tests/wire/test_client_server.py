@@ -217,7 +217,9 @@ async def test_another_protocol_is_refused_naming_worker_and_both_versions() -> 
     async with _serving(FakeHandler(description=other)) as client:
         with pytest.raises(WireError) as raised:
             await client.describe(TIMEOUT_S)
-        assert str(raised.value).startswith(f"worker {client.address}: it speaks protocol 3")
+        assert str(raised.value).startswith(
+            f"worker {client.address}: it speaks protocol {PROTOCOL + 1}"
+        )
         assert f"speaks {PROTOCOL} " in str(raised.value)
 
 

@@ -52,7 +52,7 @@ def loaded(clock: ManualClock, stage: Stage = MIDDLE, model: str = "llama-2-13b"
 
 
 def decode(position: int = 0, sequence: int = 1) -> Segment:
-    return Segment(sequence=sequence, first_position=position, tokens=1, sample=True)
+    return Segment(sequence=sequence, first_position=position, tokens=1, samples=1)
 
 
 def frame(*segments: Segment, number: int = 1, payload: bytes = b"") -> Frame:
@@ -97,7 +97,7 @@ def test_keys_and_values_of_every_sequence_of_a_frame_are_read() -> None:
 
 def test_a_window_bounds_the_keys_that_are_read_and_seen() -> None:
     windowed = replace(SPEC, window_tokens=16)
-    chunk = Segment(sequence=1, first_position=100, tokens=8, sample=False)
+    chunk = Segment(sequence=1, first_position=100, tokens=8, samples=0)
 
     read = frame_work(windowed, MIDDLE, Dtype.FP16, [chunk])
     near = frame_work(SPEC, MIDDLE, Dtype.FP16, [replace(chunk, first_position=15)])
@@ -111,7 +111,7 @@ def test_a_window_bounds_the_keys_that_are_read_and_seen() -> None:
 
 def test_a_long_chunk_is_bound_by_arithmetic_and_a_short_one_by_reading() -> None:
     def chunk_s(tokens: int) -> float:
-        return takes_s(MIDDLE, Segment(sequence=1, first_position=0, tokens=tokens, sample=False))
+        return takes_s(MIDDLE, Segment(sequence=1, first_position=0, tokens=tokens, samples=0))
 
     products_s = 2 * 14 * SPEC.layer_parameters * 512 / (0.75 * 25.5e12)
     assert chunk_s(512) == pytest.approx(products_s, rel=0.02)  # attention is the rest
@@ -120,7 +120,7 @@ def test_a_long_chunk_is_bound_by_arithmetic_and_a_short_one_by_reading() -> Non
 
 
 def test_attention_is_counted_for_each_token_and_what_it_sees() -> None:
-    chunk = Segment(sequence=1, first_position=10, tokens=2, sample=False)
+    chunk = Segment(sequence=1, first_position=10, tokens=2, samples=0)
 
     work = frame_work(SPEC, MIDDLE, Dtype.FP16, [chunk])
 
@@ -128,7 +128,7 @@ def test_attention_is_counted_for_each_token_and_what_it_sees() -> None:
 
 
 def test_the_head_is_read_only_where_it_is_and_when_a_row_is_sampled() -> None:
-    silent = replace(decode(), sample=False)
+    silent = replace(decode(), samples=0)
 
     def read_bytes(stage: Stage, segment: Segment) -> int:
         return frame_work(SPEC, stage, Dtype.FP16, [segment]).read_bytes
@@ -138,7 +138,7 @@ def test_the_head_is_read_only_where_it_is_and_when_a_row_is_sampled() -> None:
 
 
 def test_fp32_reads_twice_as_much_and_multiplies_half_as_fast() -> None:
-    chunk = Segment(sequence=1, first_position=0, tokens=512, sample=False)
+    chunk = Segment(sequence=1, first_position=0, tokens=512, samples=0)
 
     for segment in (decode(), chunk):
         twice = 2 * takes_s(MIDDLE, segment)
@@ -246,7 +246,7 @@ def test_frames_pass_through_the_device_thread_in_order_without_holding_up_who_s
 
 def test_hidden_states_are_as_many_bytes_as_the_next_stage_needs() -> None:
     clock = ManualClock()
-    chunk = Segment(sequence=1, first_position=0, tokens=7, sample=False)
+    chunk = Segment(sequence=1, first_position=0, tokens=7, samples=0)
 
     result = run(loaded(clock), frame(chunk), clock)
 
@@ -270,7 +270,7 @@ def test_a_token_follows_from_seed_and_position_alone() -> None:
 
 def test_only_segments_that_ask_for_a_token_get_one() -> None:
     clock = ManualClock()
-    silent = replace(decode(), sample=False)
+    silent = replace(decode(), samples=0)
 
     result = run(loaded(clock, LAST), frame(silent, decode(sequence=2)), clock)
 
