@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import schedule_effects, side_by_side
 from edgeserve import cli
 from edgeserve.clock import ManualClock
 from edgeserve.config import PREFIX, GatewaySettings, WorkerSettings
@@ -129,9 +130,10 @@ def _line(row: list[str]) -> str:
 
 
 def test_the_pages_name_no_flag_that_does_not_exist() -> None:
+    benchmarks = (side_by_side.make_parser(), schedule_effects.make_parser())
     known = {
         flag
-        for parser in _commands().values()
+        for parser in (*_commands().values(), *benchmarks)
         for each in parser._actions
         for flag in each.option_strings
     }
