@@ -2,8 +2,8 @@
 
 One call of the driver from a frame's return to the next frame's bytes: receipts booked, tokens
 handed on, drafts looked up, pages named, the next step scheduled and encoded. The relay and the
-stages are stand-ins that do nothing, so nothing else is in the figure. Time is that of the processor
-spent on it, so that a busy machine does not count.
+stages are stand-ins that do nothing, so nothing else is in the figure. Time is that of the
+processor spent on it, so that a busy machine does not count.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class IdleRelay(Relay):
     def __init__(self) -> None:
         self.frames: list[bytes] = []
 
-    def send(self, number: int, tokens: int, head: bytes, payload: bytes) -> None:
+    def send(self, _number: int, _tokens: int, head: bytes, payload: bytes) -> None:
         self.frames.append(with_payload(head, payload))
 
 

@@ -101,7 +101,8 @@ class ResidentStage:
         self, frame: Frame, sequences: Sequence[OpenSequence], hidden_TD: Tensor
     ) -> tuple[Sampled, ...]:
         """The next token after each of the last `samples` tokens of each segment."""
-        sampled_rows, rows, askers = [], [], []
+        sampled_rows: list[int] = []
+        rows, askers = [], []
         end = 0
         for segment, sequence in zip(frame.segments, sequences, strict=True):
             end += segment.tokens
