@@ -5,11 +5,13 @@ hidden states is token i of the frame. Refuses to know weights and values; knows
 and slots only.
 
     slot = page * 16 + offset in the page
-    T tokens of the frame (or of one segment), S tokens of one sequence that its segment reads
+    T tokens of the frame (or of one segment), S tokens of one sequence that its segment reads,
+    B segments that are computed together
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +19,12 @@ import torch
 from torch import Tensor
 
 from edgeserve.families.spec import PAGE_TOKENS
+
+TOGETHER_KEYS_MAX = 512
+"""Sequences that read more keys than this are read alone, as they lie: copying them side by side
+would cost more than the calls that it saves (docs/LOG.md)."""
+TOGETHER_TOKENS_MAX = 16
+"""Decodes and verified guesses are computed together; a piece of a prompt is work enough alone."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,22 @@ class Read:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Group:
+    """B segments of T tokens each, whose queries look at S keys each: one computation for all.
+
+    A sequence with fewer keys repeats its newest, which the mask hides: never a stranger's.
+    """
+
+    rows: slice | Tensor
+    """Their tokens in the frame, segment after segment."""
+    slots: slice | Tensor
+    """Of B times S keys. A slice is read as a view, without a copy."""
+    segments: int
+    mask_BTS: Tensor | None
+    """Added to the scores: 0 where a token sees the key, else minus infinity. None: all see all."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PackedBatch:
     """One frame, on a device."""
 
@@ -97,6 +121,15 @@ class PackedBatch:
             _read(segment, row, window_tokens, self.slots_T.device)
             for segment, row in zip(self.segments, self._first_rows(), strict=True)
         ]
+
+    def groups(self, window_tokens: int | None, dtype: torch.dtype) -> list[Group]:
+        """The same segments, those that are alike together; masks are made for `dtype`."""
+        alike: defaultdict[tuple[int, int], list[_Placed]] = defaultdict(list)
+        for number, (segment, row) in enumerate(zip(self.segments, self._first_rows(), strict=True)):
+            placed = _Placed.at(row, segment, window_tokens)
+            alike[segment.tokens, placed.keys_at_most or -number].append(placed)
+        device = self.slots_T.device
+        return [_group(each, window_tokens, dtype, device) for each in alike.values()]
 
     def _first_rows(self) -> Iterator[int]:
         row = 0
@@ -131,3 +164,70 @@ def _mask(keys: range, first: int, window_tokens: int | None, device: torch.devi
     query_T1 = torch.arange(first, keys.stop, device=device)[:, None]
     mask_TS = key_S <= query_T1
     return mask_TS if window_tokens is None else mask_TS & (key_S > query_T1 - window_tokens)
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A segment, its first row in the frame, and the keys [start, end) that its tokens look at."""
+
+    row: int
+    segment: PagedSegment
+    start: int
+
+    @classmethod
+    def at(cls, row: int, segment: PagedSegment, window_tokens: int | None) -> _Placed:
+        reach = segment.first_position + 1
+        return cls(row, segment, max(0, reach - (window_tokens or reach)))
+
+    @property
+    def keys(self) -> int:
+        return self.segment.end_position - self.start
+
+    @property
+    def keys_at_most(self) -> int:
+        """Keys as a power of two, so that little is padded; 0 if it is better computed alone."""
+        alone = self.keys > TOGETHER_KEYS_MAX or self.segment.tokens > TOGETHER_TOKENS_MAX
+        return 0 if alone else 1 << (self.keys - 1).bit_length()
+
+
+def _group(
+    placed: list[_Placed], window_tokens: int | None, dtype: torch.dtype, device: torch.device
+) -> Group:
+    start_B1 = torch.tensor([[each.start] for each in placed])
+    first_B1 = torch.tensor([[each.segment.first_position] for each in placed])
+    tokens = placed[0].segment.tokens
+    position_BS = start_B1 + torch.arange(max(each.keys for each in placed))
+    query_BT = first_B1 + torch.arange(tokens)
+    visible_BTS = position_BS[:, None] <= query_BT[..., None]
+    if window_tokens is not None:
+        visible_BTS &= position_BS[:, None] > query_BT[..., None] - window_tokens
+    mask_BTS = torch.zeros(visible_BTS.shape, dtype=dtype).masked_fill_(~visible_BTS, -torch.inf)
+    first_row, segments = placed[0].row, len(placed)
+    follow = all(each.row == first_row + i * tokens for i, each in enumerate(placed))
+    rows_BT = torch.tensor([[each.row] for each in placed]) + torch.arange(tokens)
+    return Group(
+        rows=(
+            slice(first_row, first_row + segments * tokens)
+            if follow
+            else rows_BT.flatten().to(device)
+        ),
+        slots=_slots(placed, position_BS, device),
+        segments=segments,
+        mask_BTS=None if bool(visible_BTS.all()) else mask_BTS.to(device),
+    )
+
+
+def _slots(placed: list[_Placed], position_BS: Tensor, device: torch.device) -> slice | Tensor:
+    if len(placed) == 1:
+        [only] = placed
+        slots = only.segment.slots(only.start, only.segment.end_position)
+        if isinstance(slots, range):
+            return slice(slots.start, slots.stop)
+    newest_B1 = torch.tensor([[each.segment.end_position - 1] for each in placed])
+    position_BS = torch.minimum(position_BS, newest_B1)
+    longest = max(len(each.segment.pages) for each in placed)
+    table_BX = torch.tensor(
+        [[*each.segment.pages, *[0] * (longest - len(each.segment.pages))] for each in placed]
+    )
+    page_BS = table_BX.gather(1, position_BS // PAGE_TOKENS)
+    return (page_BS * PAGE_TOKENS + position_BS % PAGE_TOKENS).flatten().to(device)

@@ -60,7 +60,11 @@ class Slice(nn.Module):
             cos_T1F=cos_T1F,
             sin_T1F=sin_T1F,
             slots_T=batch.slots_T,
-            reads=batch.reads(self.spec.window_tokens),
+            reads=(
+                batch.groups(self.spec.window_tokens, x_TD.dtype)
+                if x_TD.device.type == "cpu"
+                else batch.reads(self.spec.window_tokens)
+            ),
         )
         for at, block in enumerate(self.layers.values()):
             x_TD = block(x_TD, where, pages.keys_LPKH[at], pages.values_LPKH[at])
