@@ -143,7 +143,7 @@ def slowdown(text: str) -> float:
 
 
 device = one_of("auto", "cpu", "cuda")
-dtype = one_of("auto", "fp32", "bf16", "fp16")
+dtype = one_of("auto", "fp32", "bf16", "fp16", "int8", "int4")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +172,7 @@ class GatewaySettings:
     workers: tuple[Address, ...] = setting((), "HOST:PORT of each stage, in order", addresses)
     model: str = setting("", "model folder, or a built-in shape with random weights")
     listen: Address = setting(Address("127.0.0.1", 8000), "where to serve HTTP", address)
-    dtype: str = setting("auto", "auto, fp32, bf16 or fp16", dtype)
+    dtype: str = setting("auto", "auto, fp32, bf16, fp16, int8 or int4", dtype)
     layers: tuple[int, ...] = setting((), "of each stage, as 13,14,13; default: planned", counts)
     micro_batches: int = setting(
         0, "frames of decodes in flight at once; default: learned", positive_int

@@ -19,16 +19,50 @@ PAGE_TOKENS = 16
 """Tokens of keys and values in one page. vLLM's and TGI's block is 16 too."""
 
 
+INT4_GROUPS = (128, 64, 32)
+"""Numbers of a row that share a scale in int4: the more, the smaller and the coarser."""
+
+
 class Dtype(StrEnum):
-    """What weights, keys, values and hidden states are stored and sent as."""
+    """What weights are stored as; of keys, values and hidden states see `activation`."""
 
     FP32 = "fp32"
     BF16 = "bf16"
     FP16 = "fp16"
+    INT8 = "int8"
+    INT4 = "int4"
+
+    @property
+    def is_quantised(self) -> bool:
+        return self in (Dtype.INT8, Dtype.INT4)
+
+    @property
+    def activation(self) -> Dtype:
+        """What norms, embedding, keys and values are stored as, and hidden states sent as."""
+        return Dtype.BF16 if self.is_quantised else self
+
+    @property
+    def of_head(self) -> Dtype:
+        """A head in 4 bits would choose other words; it is a small part of a model."""
+        return Dtype.INT8 if self is Dtype.INT4 else self
 
     @property
     def size_bytes(self) -> int:
+        """Of one number of `activation`."""
         return 4 if self is Dtype.FP32 else 2
+
+    def matrix_bytes(self, rows: int, columns: int) -> int:
+        """A product's weight, scales included."""
+        if self is Dtype.INT8:
+            return rows * columns + 8 * rows  # a scale in fp32, and the sum that offsets need
+        if self is Dtype.INT4:
+            return rows * columns // 2 + 4 * rows * (columns // (group_of(columns) or 32))
+        return rows * columns * self.size_bytes
+
+
+def group_of(columns: int) -> int | None:
+    """Numbers that share a scale in int4; None if no size divides a row."""
+    return next((group for group in INT4_GROUPS if columns % group == 0), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +166,28 @@ class ModelSpec:
         """Numbers read for one step of one sequence. Of the embedding, one row: nothing."""
         return len(stage.layers) * self.layer_parameters + stage.head * self.head_parameters
 
+    def stage_bytes(self, stage: Stage, dtype: Dtype) -> int:
+        """What a worker of `stage` holds in `dtype`, beside pages."""
+        return self.stage_parameters(stage) * dtype.size_bytes - self._saved_bytes(stage, dtype)
+
+    def read_bytes(self, stage: Stage, dtype: Dtype) -> int:
+        """What one step of one sequence reads of it."""
+        return self.read_parameters(stage) * dtype.size_bytes - self._saved_bytes(stage, dtype)
+
+    def _saved_bytes(self, stage: Stage, dtype: Dtype) -> int:
+        """By products in fewer bits. A head that is the embedding of its stage has all its bits."""
+        is_own_head = stage.head and not (self.head_tied and stage.embedding)
+        head = (self.vocab, self.hidden)
+        return len(stage.layers) * sum(
+            _saved_bytes(dtype, rows, columns)
+            for rows, columns in (
+                (self.q_rows + 2 * self.kv_rows, self.hidden),
+                (self.hidden, self.q_rows),
+                (2 * self.ffn_hidden, self.hidden),
+                (self.hidden, self.ffn_hidden),
+            )
+        ) + is_own_head * _saved_bytes(dtype.of_head, *head)
+
     def kv_bytes_per_token(self, layers: int, dtype: Dtype) -> int:
         """Keys and values of one token on `layers` layers."""
         return 2 * self.kv_rows * dtype.size_bytes * layers
@@ -145,3 +201,7 @@ class ModelSpec:
         """16 hex digits that two ends compare to know that they mean the same model."""
         numbers = {k: v for k, v in asdict(self).items() if k != "checkpoint_dtype"}
         return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _saved_bytes(dtype: Dtype, rows: int, columns: int) -> int:
+    return rows * columns * dtype.size_bytes - dtype.matrix_bytes(rows, columns)

@@ -56,9 +56,7 @@ def attend(
     return found_TNH
 
 
-def _attend_some(
-    q_TNH: Tensor, keys_PKH: Tensor, values_PKH: Tensor, read: Read | Group
-) -> Tensor:
+def _attend_some(q_TNH: Tensor, keys_PKH: Tensor, values_PKH: Tensor, read: Read | Group) -> Tensor:
     if isinstance(read, Group):
         return _attend_group(q_TNH, keys_PKH, values_PKH, read)
     return _attend_one(q_TNH, keys_PKH, values_PKH, read)

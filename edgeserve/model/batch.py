@@ -125,7 +125,9 @@ class PackedBatch:
     def groups(self, window_tokens: int | None, dtype: torch.dtype) -> list[Group]:
         """The same segments, those that are alike together; masks are made for `dtype`."""
         alike: defaultdict[tuple[int, int], list[_Placed]] = defaultdict(list)
-        for number, (segment, row) in enumerate(zip(self.segments, self._first_rows(), strict=True)):
+        for number, (segment, row) in enumerate(
+            zip(self.segments, self._first_rows(), strict=True)
+        ):
             placed = _Placed.at(row, segment, window_tokens)
             alike[segment.tokens, placed.keys_at_most or -number].append(placed)
         device = self.slots_T.device

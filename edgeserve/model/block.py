@@ -17,11 +17,7 @@ from torch.nn import functional
 from edgeserve.families.spec import ModelSpec
 from edgeserve.model.attention import Where, attend, write
 from edgeserve.model.positions import rotate
-
-
-def empty_parameter(*shape: int, dtype: torch.dtype, device: torch.device | str) -> nn.Parameter:
-    """Memory, not yet numbers: whoever makes a slice fills all of it."""
-    return nn.Parameter(torch.empty(shape, dtype=dtype, device=device), requires_grad=False)
+from edgeserve.model.product import Product, empty_parameter
 
 
 class RmsNorm(nn.Module):
@@ -36,25 +32,6 @@ class RmsNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
-
-
-class Product(nn.Module):
-    """x times a matrix of [rows, columns], plus a bias if there is one."""
-
-    def __init__(
-        self,
-        rows: int,
-        columns: int,
-        bias: bool,
-        dtype: torch.dtype,
-        device: torch.device | str,
-    ) -> None:
-        super().__init__()
-        self.weight = empty_parameter(rows, columns, dtype=dtype, device=device)
-        self.bias = empty_parameter(rows, dtype=dtype, device=device) if bias else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self.weight, self.bias)
 
 
 class DecoderBlock(nn.Module):

@@ -17,9 +17,10 @@ from edgeserve.families.spec import ModelSpec
 from edgeserve.families.stage import Stage
 from edgeserve.model.attention import Where
 from edgeserve.model.batch import PackedBatch
-from edgeserve.model.block import DecoderBlock, RmsNorm, empty_parameter
+from edgeserve.model.block import DecoderBlock, RmsNorm
 from edgeserve.model.pages import KvPages
 from edgeserve.model.positions import angles, frequencies
+from edgeserve.model.product import Product, empty_parameter
 
 
 class Slice(nn.Module):
@@ -35,18 +36,25 @@ class Slice(nn.Module):
         stage: Stage,
         dtype: torch.dtype,
         device: torch.device | str,
+        parameters_on: torch.device | str | None = None,
     ) -> None:
+        """`parameters_on="meta"` leaves their memory to be taken as they are filled."""
         super().__init__()
         if stage.layers.end > spec.layers:
             raise ValueError(f"{stage.layers} of a model with {spec.layers} layers")
         self.spec, self.stage = spec, stage
-        self.embedding = _Table(spec, dtype, device) if stage.embedding else None
+        on = device if parameters_on is None else parameters_on
+        self.embedding = _Table(spec, dtype, on) if stage.embedding else None
         self.layers = nn.ModuleDict({
-            str(layer): DecoderBlock(spec, dtype, device)
+            str(layer): DecoderBlock(spec, dtype, on)
             for layer in range(stage.layers.start, stage.layers.end)
         })  # fmt: skip
-        self.final_norm = RmsNorm(spec.hidden, spec.norm_eps, dtype, device) if stage.head else None
-        self.head = self._make_head(dtype, device) if stage.head else None
+        self.final_norm = RmsNorm(spec.hidden, spec.norm_eps, dtype, on) if stage.head else None
+        self.head = (
+            Product(spec.vocab, spec.hidden, bias=False, dtype=dtype, device=on)
+            if stage.head and not (spec.head_tied and stage.embedding)
+            else None
+        )
         self._frequencies_F = frequencies(spec.positions, device)
 
     def forward(self, x: Tensor, batch: PackedBatch, pages: KvPages) -> Tensor:
@@ -73,17 +81,16 @@ class Slice(nn.Module):
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """fp32 [N, V]. Only a stage with the head can say."""
         assert self.final_norm is not None
-        assert self.head is not None
-        return functional.linear(self.final_norm(hidden_ND), self.head.weight).float()
-
-    def _make_head(self, dtype: torch.dtype, device: torch.device | str) -> _Table:
-        if self.spec.head_tied and self.embedding is not None:
-            return self.embedding
-        return _Table(self.spec, dtype, device)
+        normed_ND = self.final_norm(hidden_ND)
+        if self.head is None:
+            assert self.embedding is not None, "a tied head is the embedding of the same stage"
+            return functional.linear(normed_ND, self.embedding.weight).float()
+        logits_NV: Tensor = self.head(normed_ND)
+        return logits_NV.float()
 
 
 class _Table(nn.Module):
-    """A row for each token of the vocabulary: the embedding, or the head."""
+    """A row for each token of the vocabulary."""
 
     def __init__(self, spec: ModelSpec, dtype: torch.dtype, device: torch.device | str) -> None:
         super().__init__()

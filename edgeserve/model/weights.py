@@ -12,8 +12,9 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -24,10 +25,12 @@ from edgeserve.families.checkpoint import StoredTensor, read_header, weight_file
 from edgeserve.families.rules import TensorSource, stage_tensors, unknown_tensors
 from edgeserve.families.spec import ModelSpec
 from edgeserve.families.stage import Stage
+from edgeserve.model.product import LeavePlain, Preparation, Product, empty_parameter
 from edgeserve.model.slice import Slice
 
-BLOCK_BYTES = 256 * 2**20
-"""Large enough for any disk; with its converted copy (at most twice as large) below 1 GiB."""
+BLOCK_BYTES = 64 * 2**20
+"""Large enough for any disk, and a small part of the 600 MB that a worker may take beside its slice
+and its pages."""
 HASHED_END_BYTES = 4096
 RANDOM_STD = 0.02
 
@@ -37,23 +40,32 @@ OnProgress = Callable[[int, int], None]
 """Bytes done, bytes in total."""
 
 
+@dataclass(frozen=True)
+class Form:
+    """What a slice's numbers become."""
+
+    dtype: torch.dtype
+    device: torch.device | str = "cpu"
+    prepare: Preparation = field(default_factory=LeavePlain)
+    quantised: str = ""
+    """Distinguishes slices whose products `prepare` makes smaller."""
+
+    def __str__(self) -> str:
+        return self.quantised or str(self.dtype)
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoadedSlice:
     slice: Slice
     slice_hash: str
 
 
-def load_slice(  # noqa: PLR0917  # all that a worker is told
-    folder: Path,
-    spec: ModelSpec,
-    stage: Stage,
-    dtype: torch.dtype,
-    device: torch.device | str,
-    on_progress: OnProgress,
+def load_slice(
+    folder: Path, spec: ModelSpec, stage: Stage, form: Form, on_progress: OnProgress
 ) -> LoadedSlice:
     """`on_progress` is told bytes of the checkpoint.
 
-    `slice_hash` covers the spec, the stage, the dtype, and of each tensor its name, shape, stored
+    `slice_hash` covers the spec, the stage, the form, and of each tensor its name, shape, stored
     dtype and its first and last 4 KiB. Two slices of different models, fine-tunes or revisions
     practically never share it, whatever files they were split over. It does not cover the middle of
     a tensor, so it does not prove that no byte was damaged there.
@@ -61,43 +73,72 @@ def load_slice(  # noqa: PLR0917  # all that a worker is told
     Raises BadModel, naming tensor and file.
     """
     found = find_tensors(folder, spec, stage)
-    slice_ = Slice(spec, stage, dtype, device)
-    fill(slice_, found, on_progress, BLOCK_BYTES)
-    return LoadedSlice(slice=slice_, slice_hash=_hash(spec, stage, dtype, _contents(found)))
+    filling = Filling(spec, stage, form)
+    fill(filling, found, on_progress, BLOCK_BYTES)
+    return LoadedSlice(slice=filling.slice, slice_hash=_hash(spec, stage, form, _contents(found)))
 
 
-def slice_hash(folder: Path, spec: ModelSpec, stage: Stage, dtype: torch.dtype) -> str:
+def slice_hash(folder: Path, spec: ModelSpec, stage: Stage, form: Form) -> str:
     """What `load_slice` would say of the files as they are now, for a few KiB of reading."""
-    return _hash(spec, stage, dtype, _contents(find_tensors(folder, spec, stage)))
+    return _hash(spec, stage, form, _contents(find_tensors(folder, spec, stage)))
 
 
-def random_slice(
-    spec: ModelSpec,
-    stage: Stage,
-    dtype: torch.dtype,
-    device: torch.device | str,
-    on_progress: OnProgress,
-) -> LoadedSlice:
+def random_slice(spec: ModelSpec, stage: Stage, form: Form, on_progress: OnProgress) -> LoadedSlice:
     """Norms are 1, all else is normal with a standard deviation of 0.02, made on the device.
 
     A tensor's numbers depend on its name alone (and on dtype and kind of device), so every cut is
     the same model.
     """
-    slice_ = Slice(spec, stage, dtype, device)
-    parameters = dict(slice_.named_parameters())
-    sources = stage_tensors(spec, stage)
-    total_bytes = sum(math.prod(each.shape) for each in sources) * dtype.itemsize
+    filling = Filling(spec, stage, form)
+    total_bytes = sum(math.prod(each.shape) for each in filling.sources) * form.dtype.itemsize
     done_bytes = 0
-    for source in sources:
-        rows = parameters[source.target][source.rows_start : source.rows_end]
+    for source in filling.sources:
+        rows = filling.rows(source)
         if source.is_norm:
             rows.fill_(1.0)
         else:
-            rows.normal_(0.0, RANDOM_STD, generator=_generator(source.name, device))
+            rows.normal_(0.0, RANDOM_STD, generator=_generator(source.name, form.device))
         done_bytes += rows.nbytes
+        del rows
+        filling.filled(source)
         on_progress(done_bytes, total_bytes)
-    names = [f"random {each.name} {each.shape}".encode() for each in sources]
-    return LoadedSlice(slice=slice_, slice_hash=_hash(spec, stage, dtype, iter(names)))
+    names = [f"random {each.name} {each.shape}".encode() for each in filling.sources]
+    return LoadedSlice(slice=filling.slice, slice_hash=_hash(spec, stage, form, iter(names)))
+
+
+class Filling:
+    """A slice on its way: a parameter's memory is taken when its first rows come, and a product is
+    prepared when its last have come. So never more than one product is there in full precision.
+    """
+
+    def __init__(self, spec: ModelSpec, stage: Stage, form: Form) -> None:
+        self.slice = Slice(spec, stage, form.dtype, form.device, parameters_on="meta")
+        self.sources = stage_tensors(spec, stage)
+        self._form = form
+        self._missing = Counter(_module_of(each) for each in self.sources)
+
+    def rows(self, source: TensorSource) -> Tensor:
+        """Where the tensor belongs."""
+        module = self.slice.get_submodule(_module_of(source))
+        name = source.target.rpartition(".")[2]
+        parameter: Tensor = getattr(module, name)
+        if parameter.is_meta:
+            parameter = empty_parameter(
+                *parameter.shape, dtype=parameter.dtype, device=self._form.device
+            )
+            setattr(module, name, parameter)
+        return parameter[source.rows_start : source.rows_end]
+
+    def filled(self, source: TensorSource) -> None:
+        name = _module_of(source)
+        self._missing[name] -= 1
+        module = self.slice.get_submodule(name)
+        if not self._missing[name] and isinstance(module, Product):
+            self._form.prepare(name, module)
+
+
+def _module_of(source: TensorSource) -> str:
+    return source.target.rpartition(".")[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,21 +175,22 @@ def find_tensors(folder: Path, spec: ModelSpec, stage: Stage) -> list[FoundTenso
 
 
 def fill(
-    slice_: Slice, found: list[FoundTensor], on_progress: OnProgress, block_bytes: int
+    filling: Filling, found: Sequence[FoundTensor], on_progress: OnProgress, block_bytes: int
 ) -> None:
     """Reads every tensor into the rows that it is for, at most `block_bytes` at a time."""
-    parameters = dict(slice_.named_parameters())
     total_bytes = sum(each.stored.bytes for each in found)
     done_bytes = 0
     staging = _Staging(block_bytes)
     for each in found:
-        target = parameters[each.source.target][each.source.rows_start : each.source.rows_end]
+        target = filling.rows(each.source)
         with each.stored.path.open("rb", buffering=0) as file:
             file.seek(each.stored.start_byte)
             for rows in _blocks(target, each.stored, block_bytes):
                 staging.read(file, rows, each.stored)
                 done_bytes += rows.numel() * _STORED[each.stored.dtype].itemsize
                 on_progress(done_bytes, total_bytes)
+        del target, rows  # or the weight would outlive its product's preparation
+        filling.filled(each.source)
 
 
 class _Staging:
@@ -223,8 +265,8 @@ def _contents(found: list[FoundTensor]) -> Iterator[bytes]:
                 yield file.read(edge_bytes)
 
 
-def _hash(spec: ModelSpec, stage: Stage, dtype: torch.dtype, parts: Iterator[bytes]) -> str:
-    digest = hashlib.sha256(f"{spec.spec_hash} {stage} {dtype}".encode())
+def _hash(spec: ModelSpec, stage: Stage, form: Form, parts: Iterator[bytes]) -> str:
+    digest = hashlib.sha256(f"{spec.spec_hash} {stage} {form}".encode())
     for part in parts:
         digest.update(part)
     return digest.hexdigest()[:16]

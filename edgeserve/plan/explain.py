@@ -161,7 +161,7 @@ def _stage_row(plan: Plan, number: int, each: StagePlan) -> StageRow:
         holds=str(each.stage),
         slice_bytes=each.slice_bytes,
         free_bytes=each.free_bytes,
-        read_bytes=spec.read_parameters(each.stage) * plan.dtype.size_bytes,
+        read_bytes=spec.read_bytes(each.stage, plan.dtype),
         kv_bytes_per_token=spec.kv_bytes_per_token(len(layers), plan.dtype),
         pages_fit=each.pages_fit,
         kv_tokens_fit=each.pages_fit * PAGE_TOKENS,

@@ -43,7 +43,7 @@ class Problem:
         return Stage(LayerRange(0, count), embedding=worker == 0, head=last)
 
     def slice_bytes(self, worker: int, count: int) -> int:
-        return self.spec.stage_parameters(self.stage(worker, count)) * self.dtype.size_bytes
+        return self.spec.stage_bytes(self.stage(worker, count), self.dtype)
 
     def page_bytes(self, count: int) -> int:
         return self.spec.kv_bytes_per_token(count, self.dtype) * PAGE_TOKENS
@@ -72,7 +72,7 @@ class Problem:
 
     def relative_time(self, worker: int, count: int, slowness: Sequence[int]) -> int:
         """Of one step: bytes read over bandwidth, in a unit that makes these whole numbers."""
-        read = self.spec.read_parameters(self.stage(worker, count)) * self.dtype.size_bytes
+        read = self.spec.read_bytes(self.stage(worker, count), self.dtype)
         return read * slowness[worker]
 
 

@@ -19,6 +19,9 @@ CPU_MEMORY_SHARE = 0.8  # of what is free now; the rest is for the machine's oth
 BF16_CAPABILITY = (8, 0)  # the first CUDA capability that multiplies bf16
 
 
+QUANTISED = (Dtype.INT8, Dtype.INT4)  # never chosen by itself: they change the answers
+
+
 @dataclass(frozen=True, kw_only=True)
 class Device:
     torch_device: torch.device
@@ -63,7 +66,7 @@ def open_device(settings: WorkerSettings, clock: Clock) -> Device:
         memory_bytes=settings.memory or int(CPU_MEMORY_SHARE * psutil.virtual_memory().available),
         reserve_bytes=reserve_bytes("cpu"),
         memory_bytes_per_s=0.0,
-        dtypes=(Dtype.BF16, Dtype.FP32) if _cpu_has_bf16() else (Dtype.FP32, Dtype.BF16),
+        dtypes=(*_cpu_dtypes(), *QUANTISED),
     )
 
 
@@ -80,7 +83,7 @@ def _cuda(settings: WorkerSettings, clock: Clock) -> Device:
         memory_bytes=min(settings.memory or free_bytes, total_bytes),
         reserve_bytes=reserve_bytes("cuda"),
         memory_bytes_per_s=_copy_bytes_per_s(device, clock),
-        dtypes=(Dtype.FP16, Dtype.BF16, Dtype.FP32) if bf16 else (Dtype.FP16, Dtype.FP32),
+        dtypes=(Dtype.FP16, *([Dtype.BF16, *QUANTISED] if bf16 else []), Dtype.FP32),
     )
 
 
@@ -115,9 +118,9 @@ def _copy_bytes_per_s(device: torch.device, clock: Clock) -> float:
     return 2 * COPY_BYTES / best_s
 
 
-def _cpu_has_bf16() -> bool:
-    """Without these instructions bf16 products are emulated, many times slower than fp32."""
+def _cpu_dtypes() -> tuple[Dtype, Dtype]:
+    """Without its instructions bf16 products are emulated, many times slower than fp32."""
     capability = torch.cpu.get_capabilities()
-    return bool(
-        capability.get("avx512_bf16") or capability.get("amx_bf16") or capability.get("bf16")
-    )
+    if any(capability.get(each) for each in ("avx512_bf16", "amx_bf16", "bf16")):
+        return Dtype.BF16, Dtype.FP32
+    return Dtype.FP32, Dtype.BF16

@@ -4,11 +4,11 @@ of each step.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,10 +18,13 @@ from edgeserve.errors import DoesNotFit, WireError
 from edgeserve.families.folder import ModelSource, open_model
 from edgeserve.families.spec import Dtype
 from edgeserve.model.batch import PackedBatch, PagedSegment
+from edgeserve.model.packed import FastestLayout
 from edgeserve.model.pages import KvPages
+from edgeserve.model.product import LeavePlain, Preparation
+from edgeserve.model.quantised import Quantise
 from edgeserve.model.sampling import SampleRow, choose
 from edgeserve.model.slice import Slice
-from edgeserve.model.weights import load_slice, random_slice, slice_hash
+from edgeserve.model.weights import Form, LoadedSlice, load_slice, random_slice, slice_hash
 from edgeserve.timing.hop import StageTime
 from edgeserve.wire.frame import Frame, FrameResult, Sampled
 from edgeserve.wire.messages import Loaded, LoadOrder
@@ -29,11 +32,20 @@ from edgeserve.worker.device import Device
 from edgeserve.worker.sequences import OpenSequence, SequenceTable
 from edgeserve.worker.stopwatch import Stopwatch
 
+log = logging.getLogger(__name__)
+
 # Frames are read where they lie, in bytes that Python holds to be constant. Nothing here writes to
 # them.
 warnings.filterwarnings("ignore", message="The given buffer is not writable")
 
-TORCH_DTYPES = {Dtype.FP32: torch.float32, Dtype.BF16: torch.bfloat16, Dtype.FP16: torch.float16}
+TORCH_DTYPES = {
+    Dtype.FP32: torch.float32,
+    Dtype.BF16: torch.bfloat16,
+    Dtype.FP16: torch.float16,
+    Dtype.INT8: torch.bfloat16,
+    Dtype.INT4: torch.bfloat16,
+}
+"""Of keys, values and hidden states, and of weights that are not quantised."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +69,8 @@ class ResidentStage:
             return False
         if source.folder is None:
             return True
-        dtype = TORCH_DTYPES[order.dtype]
-        now = slice_hash(source.folder, source.spec, order.stage, dtype)
+        form = _form(order.dtype, self.device, LeavePlain())
+        now = slice_hash(source.folder, source.spec, order.stage, form)
         return now == self.loaded.slice_hash
 
     def new_table(self) -> SequenceTable:
@@ -190,8 +202,9 @@ def load_stage(
     start_s = clock.now_s()
     source = open_model(model)
     check_same_model(source, order)
+    prepare = _preparation(order.dtype, device, clock)
     try:
-        made = _slice(source, order, device, on_progress)
+        made = _slice(source, order, _form(order.dtype, device, prepare), on_progress)
         kv_pages = KvPages(
             source.spec, len(order.stage.layers), order.pages,
             TORCH_DTYPES[order.dtype], device.torch_device,
@@ -202,13 +215,14 @@ def load_stage(
             f"{device.memory_bytes} bytes: "
             f"{str(error).splitlines()[0]}; lower --memory so that the plan leaves more room"
         ) from None
+    log.info("%s: %s", order.stage, prepare.report())
     loaded = Loaded(
         spec_hash=order.spec_hash,
         slice_hash=made.slice_hash,
         stage=order.stage,
         dtype=order.dtype,
         pages=order.pages,
-        slice_bytes=source.spec.stage_parameters(order.stage) * order.dtype.size_bytes,
+        slice_bytes=source.spec.stage_bytes(order.stage, order.dtype),
         random_weights=source.random_weights,
         load_s=clock.now_s() - start_s,
     )
@@ -218,13 +232,23 @@ def load_stage(
     )  # fmt: skip
 
 
+def _preparation(dtype: Dtype, device: Device, clock: Clock) -> Preparation:
+    if dtype.is_quantised:
+        return Quantise(dtype=dtype)
+    return FastestLayout(clock=clock) if device.kind == "cpu" else LeavePlain()
+
+
+def _form(dtype: Dtype, device: Device, prepare: Preparation) -> Form:
+    quantised = str(dtype) if dtype.is_quantised else ""
+    return Form(TORCH_DTYPES[dtype], device.torch_device, prepare, quantised)
+
+
 def _slice(
-    source: ModelSource, order: LoadOrder, device: Device, on_progress: Callable[[int, int], None]
-) -> Any:
-    where = (source.spec, order.stage, TORCH_DTYPES[order.dtype], device.torch_device, on_progress)
+    source: ModelSource, order: LoadOrder, form: Form, on_progress: Callable[[int, int], None]
+) -> LoadedSlice:
     if source.folder is None:
-        return random_slice(*where)
-    return load_slice(Path(source.folder), *where)
+        return random_slice(source.spec, order.stage, form, on_progress)
+    return load_slice(Path(source.folder), source.spec, order.stage, form, on_progress)
 
 
 def check_same_model(source: ModelSource, order: LoadOrder) -> None:

@@ -14,7 +14,7 @@ from edgeserve.families.spec import ModelSpec
 from edgeserve.families.stage import cut
 from edgeserve.model.batch import PackedBatch, PagedSegment
 from edgeserve.model.pages import KvPages
-from edgeserve.model.weights import load_slice
+from edgeserve.model.weights import Form, load_slice
 
 PAGES = 24
 
@@ -49,7 +49,7 @@ class Stages:
     ) -> None:
         self._held = [
             (
-                load_slice(folder, spec, stage, dtype, "cpu", lambda _done, _total: None).slice,
+                load_slice(folder, spec, stage, Form(dtype), lambda _done, _total: None).slice,
                 KvPages(spec, len(stage.layers), PAGES, dtype, "cpu"),
             )
             for stage in cut(layer_counts)

@@ -127,7 +127,7 @@ def test_auto_is_the_type_of_the_checkpoint() -> None:
     [
         (3, "12GB,24GB", "fp16", "--memory '12GB,24GB' has 2 amounts, but --workers is 3"),
         (3, "12 apples", "fp16", "--memory: '12 apples' is not an amount"),
-        (3, "12GB", "int8", "--dtype 'int8' is none of auto, fp32, bf16, fp16"),
+        (3, "12GB", "int2", "--dtype 'int2' is none of auto, fp32, bf16, fp16, int8, int4"),
         (41, "12GB", "fp16", "41 workers, but the model has 40 layers"),
     ],
 )

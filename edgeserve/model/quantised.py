@@ -1,0 +1,180 @@
+"""Products in 8 or 4 bits: smaller to hold and faster to read, and a little wrong.
+
+int8: a scale for each row of the matrix, and one for each token's numbers, found as it comes; the
+product is of whole numbers. int4: a scale and an offset for each group of a row's numbers; the
+tokens stay bf16. What a token gets depends on no other token of its frame. The head has 8 bits in
+both: it chooses the words, and is a small part of what is read. On a CPU the products are PyTorch's
+own; elsewhere the matrix is widened each time, which saves memory, not time. Refuses to know spec
+and stage.
+
+    T tokens, R rows and C columns of the matrix, G groups of a row, X numbers of a group
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from edgeserve.errors import UnsupportedModel
+from edgeserve.families.spec import Dtype, group_of
+from edgeserve.model.product import Kernel, MakeKernel, Product
+
+BLOCK_NUMBERS = 4 * 2**20
+"""Numbers that are rounded at a time: in fp32 and as whole numbers they take 16 MiB each."""
+BLOCK_ROWS = 64  # what the CPU's int4 products hold side by side; blocks end between two of them
+SAMPLE_TOKENS = 8
+
+
+@dataclass(kw_only=True)
+class Quantise:
+    """Prepares products one after the other, and notes how wrong the first of each shape is."""
+
+    dtype: Dtype
+    errors: dict[torch.Size, float] = field(default_factory=dict)
+
+    def __call__(self, name: str, product: Product) -> None:
+        weight = product.weight
+        make = self._kernel_for(name, weight)
+        if weight.shape in self.errors:
+            product.hand_over(make)
+            return
+        generator = torch.Generator().manual_seed(0)
+        x_TC = torch.randn(SAMPLE_TOKENS, weight.shape[1], generator=generator).to(weight)
+        exact_TR = product(x_TC).float()
+        product.hand_over(make)
+        error_TR = product(x_TC).float() - exact_TR
+        self.errors[weight.shape] = float(error_TR.norm() / exact_TR.norm())
+
+    def report(self) -> str:
+        mean = sum(self.errors.values()) / max(1, len(self.errors))
+        return f"{self.dtype}: products differ by {100 * mean:.1f} % from {self.dtype.activation}"
+
+    def _kernel_for(self, name: str, weight_RC: Tensor) -> MakeKernel:
+        is_cpu = weight_RC.device.type == "cpu"
+        if self.dtype is Dtype.INT8 or name == "head":
+            return int8 if is_cpu else int8_widened
+        if group_of(weight_RC.shape[1]) is None:
+            raise UnsupportedModel(
+                f"int4 keeps a scale for each 128, 64 or 32 numbers of a row; the rows of {name} "
+                f"have {weight_RC.shape[1]}; serve the model with --dtype int8"
+            )
+        # The CPU's int4 products take rows by sixteen.
+        return int4 if is_cpu and len(weight_RC) % 16 == 0 else int4_widened
+
+
+def int8(weight_RC: Tensor, bias_R: Tensor | None) -> Kernel:
+    """Tokens and rows as whole numbers, on a CPU."""
+    whole_RC, scale_R = _round_rows(weight_RC)
+    torch.backends.quantized.engine = "x86"
+    matrix = torch._make_per_channel_quantized_tensor(
+        whole_RC, scale_R.double(), torch.zeros(len(scale_R), dtype=torch.int64), 0
+    )
+    held = torch.ops.quantized.linear_prepack(matrix, None)
+    multiply: Callable[..., Tensor]
+    multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
+    largest = _largest_whole()
+
+    def kernel(x_TC: Tensor) -> Tensor:
+        wide_TC = x_TC.float()
+        range_T1 = wide_TC.abs().amax(-1, keepdim=True).clamp_min_(1e-12)
+        # As numbers from -1 to 1 all tokens have the same scale, which is what the product takes.
+        out_TR = multiply(wide_TC / range_T1, 1 / largest, largest + 1, held).mul_(range_T1)
+        return (out_TR if bias_R is None else out_TR.add_(bias_R)).to(x_TC.dtype)
+
+    return kernel
+
+
+def int8_widened(weight_RC: Tensor, bias_R: Tensor | None) -> Kernel:
+    """Rows as whole numbers that are widened for each product; on any device."""
+    whole_RC, scale_R = _round_rows(weight_RC)
+
+    def kernel(x_TC: Tensor) -> Tensor:
+        out_TR = functional.linear(x_TC, whole_RC.to(x_TC.dtype)).float() * scale_R
+        return (out_TR if bias_R is None else out_TR + bias_R).to(x_TC.dtype)
+
+    return kernel
+
+
+def int4(weight_RC: Tensor, bias_R: Tensor | None) -> Kernel:
+    """On a CPU."""
+    group = _group(weight_RC)
+    parts, pairs = [], []
+    for rows_RC in _blocks(weight_RC):
+        whole_RC, scale_RG, middle_RG = _round_groups(rows_RC, group)
+        parts.append(torch.ops.aten._convert_weight_to_int4pack_for_cpu(whole_RC, 1))
+        pairs.append(torch.stack((scale_RG, middle_RG), -1))
+    held = torch.cat(parts)
+    pairs_GR2 = torch.cat(pairs).transpose(0, 1).to(torch.bfloat16).contiguous()
+    multiply: Callable[..., Tensor] = torch.ops.aten._weight_int4pack_mm_for_cpu.default
+
+    def kernel(x_TC: Tensor) -> Tensor:
+        out_TR = multiply(x_TC.bfloat16(), held, group, pairs_GR2).to(x_TC.dtype)
+        return out_TR if bias_R is None else out_TR.add_(bias_R)
+
+    return kernel
+
+
+def int4_widened(weight_RC: Tensor, bias_R: Tensor | None) -> Kernel:
+    """Two numbers in a byte, widened for each product; on any device."""
+    group, shape = _group(weight_RC), weight_RC.shape
+    rounded = [_round_groups(rows_RC, group) for rows_RC in _blocks(weight_RC)]
+    held = torch.cat([(w[:, 0::2] | w[:, 1::2] << 4).to(torch.uint8) for w, _, _ in rounded])
+    scale_RG1 = torch.cat([scale for _, scale, _ in rounded])[..., None].to(weight_RC.dtype)
+    middle_RG1 = torch.cat([middle for _, _, middle in rounded])[..., None].to(weight_RC.dtype)
+
+    def kernel(x_TC: Tensor) -> Tensor:
+        whole_RC = torch.stack((held & 15, held >> 4), -1).view(shape)
+        whole_RGX = whole_RC.view(len(held), -1, group).to(scale_RG1.dtype) - 8
+        wide_RC = (whole_RGX * scale_RG1 + middle_RG1).view(shape)
+        return functional.linear(x_TC, wide_RC.to(x_TC.dtype), bias_R)
+
+    return kernel
+
+
+def _round_rows(weight_RC: Tensor) -> tuple[Tensor, Tensor]:
+    """Whole numbers from -127 to 127, and what one is worth in each row."""
+    scale_R = (weight_RC.abs().amax(1).float() / 127).clamp_min_(1e-12)
+    whole_RC = torch.empty_like(weight_RC, dtype=torch.int8)
+    start = 0
+    for rows_RC in _blocks(weight_RC):
+        some = slice(start, start + len(rows_RC))
+        whole_RC[some] = (rows_RC.float() / scale_R[some, None]).round_()
+        start = some.stop
+    return whole_RC, scale_R
+
+
+def _round_groups(rows_RC: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Whole numbers from 0 to 15, what one is worth in each group, and what 8 stands for."""
+    rows_RGX = rows_RC.float().view(len(rows_RC), -1, group)
+    low_RG, high_RG = rows_RGX.aminmax(dim=-1)
+    # Rounded as they will be held, so that the whole numbers are the best for what is held.
+    scale_RG = ((high_RG - low_RG) / 15).clamp_min_(1e-12).to(torch.bfloat16).float()
+    middle_RG = (low_RG + 8 * scale_RG).to(torch.bfloat16).float()
+    steps_RGX = (rows_RGX - middle_RG[..., None]) / scale_RG[..., None] + 8
+    whole_RC = steps_RGX.round_().clamp_(0, 15).to(torch.int32).view(rows_RC.shape)
+    return whole_RC, scale_RG, middle_RG
+
+
+def _blocks(weight_RC: Tensor) -> Iterator[Tensor]:
+    rows = max(1, BLOCK_NUMBERS // weight_RC.shape[1] // BLOCK_ROWS) * BLOCK_ROWS
+    yield from weight_RC.split(rows)
+
+
+def _group(weight_RC: Tensor) -> int:
+    group = group_of(weight_RC.shape[1])
+    assert group is not None, "who chooses int4 has asked"
+    return group
+
+
+def _largest_whole() -> int:
+    """What a token's largest number becomes.
+
+    Processors without VNNI add pairs of products in 16 bits, which 8-bit tokens overflow.
+    """
+    capability = torch.cpu.get_capabilities()
+    has_vnni = capability.get("avx512_vnni") or capability.get("avx_vnni")
+    return 127 if has_vnni else 63
