@@ -20,6 +20,7 @@ from edgeserve.config import (
     add_flags,
     positive_int,
     read_settings,
+    tell_openmp,
 )
 from edgeserve.errors import EdgeserveError
 
@@ -81,6 +82,7 @@ def _declare_worker(parser: argparse.ArgumentParser) -> None:
 
 def _run_worker(options: argparse.Namespace) -> int:
     settings = read_settings(WorkerSettings, "worker", _given(options), config=options.config)
+    tell_openmp(settings.threads)
     from edgeserve.worker.serve import run_worker
 
     return run_worker(settings)

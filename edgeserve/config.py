@@ -252,6 +252,19 @@ def environment_with(changes: Mapping[str, str]) -> dict[str, str]:
     return {**os.environ, **changes}
 
 
+def tell_openmp(threads: int) -> None:
+    """How many threads compute, 0 for all cores, and that they sleep while they wait: spinning, as
+    they would, takes the cores from the other workers of the machine.
+
+    To be called before torch is loaded, which is when OpenMP reads its environment. Setting the
+    number later counts for one thread only, and frames are computed on another. What the
+    environment says about waiting already stays.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if threads:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
 def _metavar(each: Field[Any]) -> str:
     return each.name.split("_")[-1].upper()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -82,17 +81,16 @@ def _start_worker(i: int, options: UpOptions) -> Child:
         f"worker {i}",
         ["worker", "--listen", "127.0.0.1:0", *_as_flags(flags)],
         "edgeserve worker listening on",
-        # Threads that wait for work must sleep: the other workers of this machine need the cores.
-        {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"},
+        {},
     )
 
 
 def worker_share(workers: int, flags: Mapping[str, str]) -> dict[str, str]:
-    """Each worker's part of this machine, unless `flags` say otherwise. A GPU's memory is asked of
-    the GPU, and a card's that is not here is not taken from this machine.
+    """Each worker's part of this machine's memory, unless `flags` say otherwise. A GPU's is asked
+    of the GPU, and a card's that is not here is not taken from this machine. All have all cores: a
+    frame is with one worker at a time, and the others sleep.
     """
-    cores = os.cpu_count() or 1
-    share = {"threads": str(max(1, cores // workers))}
+    share: dict[str, str] = {}
     if "pace" in flags:
         return share
     if flags.get("device", "auto") == "cpu" or not NVIDIA_DRIVER.exists():

@@ -82,7 +82,8 @@ def int8(weight_RC: Tensor, bias_R: Tensor | None) -> Kernel:
         wide_TC = x_TC.float()
         range_T1 = wide_TC.abs().amax(-1, keepdim=True).clamp_min_(1e-12)
         # As numbers from -1 to 1 all tokens have the same scale, which is what the product takes.
-        out_TR = multiply(wide_TC / range_T1, 1 / largest, largest + 1, held).mul_(range_T1)
+        out_TR: Tensor = multiply(wide_TC / range_T1, 1 / largest, largest + 1, held)
+        out_TR *= range_T1
         return (out_TR if bias_R is None else out_TR.add_(bias_R)).to(x_TC.dtype)
 
     return kernel
@@ -161,7 +162,7 @@ def _round_groups(rows_RC: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def _blocks(weight_RC: Tensor) -> Iterator[Tensor]:
     rows = max(1, BLOCK_NUMBERS // weight_RC.shape[1] // BLOCK_ROWS) * BLOCK_ROWS
-    yield from weight_RC.split(rows)
+    yield from torch.split(weight_RC, rows)
 
 
 def _group(weight_RC: Tensor) -> int:
