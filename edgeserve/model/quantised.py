@@ -73,6 +73,7 @@ def int8(weight_RC: Tensor, bias_R: Tensor | None) -> Kernel:
     matrix = torch._make_per_channel_quantized_tensor(
         whole_RC, scale_R.double(), torch.zeros(len(scale_R), dtype=torch.int64), 0
     )
+    del whole_RC
     held = torch.ops.quantized.linear_prepack(matrix, None)
     multiply: Callable[..., Tensor]
     multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default

@@ -14,6 +14,7 @@ from edgeserve.families.spec import ModelSpec
 from edgeserve.families.stage import cut
 from edgeserve.model.batch import PackedBatch, PagedSegment
 from edgeserve.model.pages import KvPages
+from edgeserve.model.product import LeavePlain, MakeKernel, Preparation, Product
 from edgeserve.model.weights import Form, load_slice
 
 PAGES = 24
@@ -39,6 +40,19 @@ class Fed:
     ids: Sequence[int]
 
 
+@dataclass(frozen=True)
+class Forced:
+    """Hands every product to the same kernel, however small it is."""
+
+    make: MakeKernel
+
+    def __call__(self, _name: str, product: Product) -> None:
+        product.hand_over(self.make)
+
+    def report(self) -> str:
+        return "forced"
+
+
 class Stages:
     def __init__(
         self,
@@ -46,10 +60,12 @@ class Stages:
         spec: ModelSpec,
         layer_counts: tuple[int, ...],
         dtype: torch.dtype = torch.float32,
+        prepare: Preparation | None = None,
     ) -> None:
+        form = Form(dtype, prepare=prepare or LeavePlain())
         self._held = [
             (
-                load_slice(folder, spec, stage, Form(dtype), lambda _done, _total: None).slice,
+                load_slice(folder, spec, stage, form, lambda _done, _total: None).slice,
                 KvPages(spec, len(stage.layers), PAGES, dtype, "cpu"),
             )
             for stage in cut(layer_counts)

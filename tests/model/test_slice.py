@@ -10,9 +10,10 @@ from torch import Tensor
 
 from edgeserve.families.stage import LayerRange, Stage, cut
 from edgeserve.model.batch import PackedBatch, PagedSegment
+from edgeserve.model.packed import LAYOUTS
 from edgeserve.model.pages import KvPages
 from edgeserve.model.slice import Slice
-from tests.model.stages import Fed, GetTiny, Stages, Tiny
+from tests.model.stages import Fed, Forced, GetTiny, Stages, Tiny
 from tests.model.tiny import FAMILIES, LAYERS, VOCAB
 
 TOKENS = 41
@@ -59,6 +60,29 @@ def test_chunks_give_the_logits_of_the_whole(
         for start in range(0, TOKENS, chunk)
     ]
     assert_same(torch.cat(parts), expected(model, ids))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_layout_of_the_weights_gives_the_logits_of_transformers(
+    tiny: GetTiny, family: str, layout: str
+) -> None:
+    model, ids = tiny(family), ids_of(12)
+    stages = Stages(model.folder, model.spec, (2, 2), prepare=Forced(LAYOUTS[layout]))
+    want = expected(model, ids)
+    for start, end in ((0, 30), (30, 31), (31, 40), (40, 41)):
+        [logits] = stages.frame(Fed(SCATTERED, start, ids[start:end]))
+        assert_same(logits, want[start:end])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_greedy_decoding_in_bf16_does_not_depend_on_the_layout(tiny: GetTiny, layout: str) -> None:
+    model, ids = tiny("qwen2"), ids_of(13)
+    plain = Stages(model.folder, model.spec, (4,), torch.bfloat16)
+    other = Stages(model.folder, model.spec, (4,), torch.bfloat16, Forced(LAYOUTS[layout]))
+    [want], [got] = (each.frame(Fed(CONSECUTIVE, 0, ids)) for each in (plain, other))
+    assert_same(got, want, atol=0.06)  # one step of bf16 between 4 and 8 is 0.03
+    assert (got.argmax(-1) == want.argmax(-1)).float().mean() > 0.95
 
 
 @pytest.mark.parametrize("family", FAMILIES)

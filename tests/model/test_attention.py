@@ -1,0 +1,89 @@
+"""Sequences computed together find what each finds alone with PyTorch's own attention."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from edgeserve.model import attention
+from edgeserve.model.attention import attend
+from edgeserve.model.batch import PackedBatch, PagedSegment
+
+KV_HEADS, SHARE, DIM = 2, 3, 8
+PAGES = 160
+
+
+@st.composite
+def segments(draw: st.DrawFn) -> list[PagedSegment]:
+    """Up to six sequences with pages of their own: in order, or all over the place."""
+    numbers = list(range(PAGES))
+    if draw(st.booleans()):
+        numbers = draw(st.permutations(numbers))
+    found = []
+    for _ in range(draw(st.integers(1, 6))):
+        tokens = draw(st.sampled_from([1, 1, 1, 2, 5, 9, 16, 17, 40]))
+        first = draw(st.one_of(st.just(0), st.integers(0, 70), st.just(520)))
+        room = (first + tokens - 1) // 16 + 1
+        if room > len(numbers):
+            break
+        pages, numbers = tuple(numbers[:room]), numbers[room:]
+        found.append(PagedSegment(pages, first, tokens))
+    return found
+
+
+def case(fed: list[PagedSegment], window: int | None) -> tuple[PackedBatch, tuple[Tensor, ...]]:
+    """A batch, and queries, keys and values; what none of the sequences reads is NaN."""
+    batch = PackedBatch.build(fed, "cpu")
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(batch.tokens, KV_HEADS * SHARE, DIM, generator=generator)
+    keys, values = torch.randn(2, PAGES * 16, KV_HEADS, DIM, generator=generator)
+    unread = torch.ones(len(keys), dtype=torch.bool)
+    for read in batch.reads(window):
+        unread[read.slots] = False
+    keys[unread] = values[unread] = torch.nan
+    return batch, (q, keys, values)
+
+
+@settings(deadline=None, max_examples=60)
+@given(fed=segments(), window=st.one_of(st.none(), st.integers(1, 60)))
+def test_together_or_alone_tokens_find_the_same(
+    fed: list[PagedSegment], window: int | None
+) -> None:
+    batch, tensors = case(fed, window)
+    alone = attend(*tensors, batch.reads(window))
+    together = attend(*tensors, batch.groups(window, torch.float32))
+    assert not alone.isnan().any(), "the reference reads what is not its own"
+    torch.testing.assert_close(together, alone, atol=2e-6, rtol=0)
+
+
+def test_key_heads_taken_one_by_one_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, tensors = case([PagedSegment((3, 4, 9), 5, 33), PagedSegment((1,), 7, 1)], None)
+    groups = batch.groups(None, torch.float32)
+    at_once = attend(*tensors, groups)
+    monkeypatch.setattr(attention, "SCORES_MAX", 1)
+    torch.testing.assert_close(attend(*tensors, groups), at_once, atol=1e-6, rtol=0)
+
+
+def test_decodes_of_similar_length_are_one_computation() -> None:
+    fed = [PagedSegment((2 * i, 2 * i + 1), 20 + i, 1) for i in range(8)]
+    [group] = PackedBatch.build(fed, "cpu").groups(None, torch.float32)
+    assert (group.segments, group.rows) == (8, slice(0, 8))
+
+
+def test_a_sequence_alone_in_consecutive_pages_is_not_copied() -> None:
+    fed = [PagedSegment((2, 3), 20, 1), PagedSegment(tuple(range(8, 48)), 600, 1)]
+    short, long = PackedBatch.build(fed, "cpu").groups(None, torch.float32)
+    assert short.slots == slice(32, 53)
+    assert long.slots == slice(128, 729), "long ones stay where they lie, whoever else decodes"
+    assert short.mask_BTS is None
+
+
+def test_a_group_costs_at_most_twice_its_keys() -> None:
+    fed = [PagedSegment(tuple(range(20 * i, 20 * i + 20)), 35 * i, 1) for i in range(8)]
+    for group in PackedBatch.build(fed, "cpu").groups(None, torch.float32):
+        if group.mask_BTS is not None:
+            seen = (group.mask_BTS == 0).sum()
+            assert seen * 2 > group.mask_BTS.numel()
