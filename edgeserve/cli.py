@@ -150,7 +150,9 @@ def _declare_plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="folder or built-in shape, as llama-2-13b")
     parser.add_argument("--workers", type=_count, default=3, metavar="N", help="(default: 3)")
     parser.add_argument("--memory", default="12GB", help="of each, or a list (default: 12GB)")
-    parser.add_argument("--dtype", default="auto", help="auto, fp32, bf16, fp16, int8 or int4")
+    parser.add_argument(
+        "--dtype", default="auto", help="auto, fp32, bf16, fp16, int8 or int4 (default: auto)"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document")
     parser.set_defaults(run=_run_plan)
 

@@ -102,7 +102,7 @@ def test_a_good_text_is_its_value(parse: Callable[[str], Any], text: str, expect
         (counts, "13,,14", "'' is not a whole number"),
         (yes_or_no, "on", "'on' is neither yes nor no"),
         (device, "gpu", "'gpu' is none of auto, cpu, cuda"),
-        (dtype, "int4", "'int4' is none of auto, fp32, bf16, fp16"),
+        (dtype, "int2", "'int2' is none of auto, fp32, bf16, fp16, int8, int4"),
     ],
 )
 def test_a_bad_text_is_refused_and_repeated(

@@ -12,6 +12,7 @@ and stage.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -69,10 +70,14 @@ class Quantise:
 def int8(weight_RC: Tensor, bias_R: Tensor | None) -> Kernel:
     """Tokens and rows as whole numbers, on a CPU."""
     whole_RC, scale_R = _round_rows(weight_RC)
+    with warnings.catch_warnings():
+        # PyTorch means to take such tensors away. The product that is to follow them needs a
+        # third more time for a single token (docs/LOG.md).
+        warnings.filterwarnings("ignore", message=r"torch\.quantize_per_tensor")
+        matrix = torch._make_per_channel_quantized_tensor(
+            whole_RC, scale_R.double(), torch.zeros(len(scale_R), dtype=torch.int64), 0
+        )
     torch.backends.quantized.engine = "x86"
-    matrix = torch._make_per_channel_quantized_tensor(
-        whole_RC, scale_R.double(), torch.zeros(len(scale_R), dtype=torch.int64), 0
-    )
     del whole_RC
     held = torch.ops.quantized.linear_prepack(matrix, None)
     multiply: Callable[..., Tensor]

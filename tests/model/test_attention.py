@@ -34,7 +34,9 @@ def segments(draw: st.DrawFn) -> list[PagedSegment]:
     return found
 
 
-def case(fed: list[PagedSegment], window: int | None) -> tuple[PackedBatch, tuple[Tensor, ...]]:
+def case(
+    fed: list[PagedSegment], window: int | None
+) -> tuple[PackedBatch, tuple[Tensor, Tensor, Tensor]]:
     """A batch, and queries, keys and values; what none of the sequences reads is NaN."""
     batch = PackedBatch.build(fed, "cpu")
     generator = torch.Generator().manual_seed(0)

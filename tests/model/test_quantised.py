@@ -1,0 +1,200 @@
+"""Products in 8 and 4 bits are as wrong as their steps are wide, and no more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from edgeserve.errors import UnsupportedModel
+from edgeserve.families.folder import open_model
+from edgeserve.families.spec import Dtype, ModelSpec
+from edgeserve.families.stage import cut
+from edgeserve.model.product import MakeKernel, Product
+from edgeserve.model.quantised import Quantise, int4, int4_widened, int8, int8_widened
+from edgeserve.model.weights import Form, load_slice
+from tests.model.stages import Fed, Stages
+from tests.model.tiny import save_tiny
+
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "edgeserve" / "demo"
+KERNELS = [int8, int8_widened, int4, int4_widened]
+
+
+def uneven(rows: int, columns: int) -> Tensor:
+    """Rows and groups of very different size, and off centre, so that no scale fits another's."""
+    generator = torch.Generator().manual_seed(0)
+    size_RG = 10 ** torch.empty(rows, columns // 32).uniform_(-1, 1, generator=generator)
+    weight = torch.randn(rows, columns // 32, 32, generator=generator) + 0.5
+    return (weight * size_RG[..., None]).view(rows, columns)
+
+
+def half_steps(make: MakeKernel, weight: Tensor) -> Tensor:
+    """How far each number may be off: half of what its scale resolves."""
+    if make in (int8, int8_widened):
+        return (weight.abs().amax(1, keepdim=True) / 254).expand_as(weight)
+    group = next(each for each in (128, 64, 32) if weight.shape[1] % each == 0)
+    grouped = weight.view(len(weight), -1, group)
+    steps = (grouped.amax(-1) - grouped.amin(-1)) / 15
+    return (steps / 2).repeat_interleave(group, dim=1)
+
+
+@pytest.mark.parametrize("shape", [(64, 256), (96, 192), (48, 32)], ids=str)
+@pytest.mark.parametrize("make", KERNELS)
+def test_every_number_is_off_by_half_a_step_at_most(
+    make: MakeKernel, shape: tuple[int, int]
+) -> None:
+    weight = uneven(*shape)
+    back = make(weight.clone(), None)(torch.eye(shape[1])).T
+    off = (back - weight).abs() / half_steps(make, weight)
+    # Scales and offsets of int4 are held in bf16: 16 steps of 0.4 % are some hundredths of a step,
+    # and an offset far from zero is rounded itself.
+    largest = 1.02 if make in (int8, int8_widened) else 1.6
+    assert off.max() < largest
+    assert 0.4 < off.mean() < 0.6, "errors of rounding are even between 0 and half a step"
+
+
+@pytest.mark.parametrize(
+    ("make", "largest"), [(int8, 0.02), (int8_widened, 0.02), (int4, 0.14), (int4_widened, 0.14)]
+)
+@pytest.mark.parametrize("tokens", [1, 7])
+def test_products_with_a_bias_are_near(make: MakeKernel, largest: float, tokens: int) -> None:
+    weight, bias = torch.randn(64, 128), 50 * torch.randn(64)
+    x = torch.randn(tokens, 128) * torch.logspace(-2, 2, tokens)[:, None]
+    exact = x @ weight.T
+    error = make(weight.clone(), bias)(x) - bias - exact
+    assert (error.norm(dim=1) / exact.norm(dim=1)).max() < largest
+
+
+@pytest.mark.parametrize("make", [int8, int8_widened])
+def test_a_token_gets_the_same_beside_a_much_larger_one(make: MakeKernel) -> None:
+    multiply = make(torch.randn(64, 128), None)
+    small, large = torch.randn(1, 128), 1e4 * torch.randn(1, 128)
+    both_rows = multiply(torch.cat((small, large)))
+    torch.testing.assert_close(both_rows[:1], multiply(small), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("make", KERNELS)
+def test_rows_of_zeros_give_zeros(make: MakeKernel) -> None:
+    multiply = make(torch.zeros(16, 64), None)
+    assert torch.equal(multiply(torch.zeros(2, 64)), torch.zeros(2, 16))
+
+
+def test_rows_whose_groups_do_not_come_out_are_refused_in_four_bits() -> None:
+    product = Product(16, 56, bias=False, dtype=torch.float32, device="cpu")
+    with pytest.raises(UnsupportedModel, match=r"rows of layers\.3\.down have 56; .*--dtype int8"):
+        Quantise(dtype=Dtype.INT4)("layers.3.down", product)
+
+
+def test_the_head_keeps_eight_bits() -> None:
+    product = Product(64, 128, bias=False, dtype=torch.float32, device="cpu")
+    product.weight.normal_()
+    prepare = Quantise(dtype=Dtype.INT4)
+    prepare("head", product)
+    assert prepare.errors[torch.Size((64, 128))] < 0.02
+
+
+def test_what_is_reported_is_the_error_that_was_made() -> None:
+    prepare = Quantise(dtype=Dtype.INT8)
+    product = Product(256, 512, bias=False, dtype=torch.bfloat16, device="cpu")
+    product.weight.normal_()
+    weight = product.weight.float()
+    prepare("layers.0.qkv", product)
+    x = torch.randn(50, 512).bfloat16()
+    exact = x.float() @ weight.T
+    percent = 100 * float((product(x).float() - exact).norm() / exact.norm())
+    said = prepare.report()
+    assert said.startswith("int8: products differ by ")
+    assert said.endswith(" % from bf16")
+    assert float(said.split()[4]) == pytest.approx(percent, abs=0.3)
+
+
+def test_one_product_at_a_time_is_there_in_full(tmp_path: Path) -> None:
+    save_tiny("llama3", tmp_path, intermediate_size=64)
+    spec, seen = open_model(str(tmp_path)).spec, list[str]()
+    left = Quantise(dtype=Dtype.INT8)
+    alive: list[Product] = []
+
+    class Watching:
+        def __call__(self, name: str, product: Product) -> None:
+            alive.append(product)
+            full = [each for each in alive if list(each.parameters())]
+            assert full == [product], f"{len(full)} products in full at {name}"
+            left(name, product)
+            seen.append(name)
+
+        def report(self) -> str:
+            return ""
+
+    stage = cut((spec.layers,))[0]
+    form = Form(torch.bfloat16, prepare=Watching())
+    slice_ = load_slice(tmp_path, spec, stage, form, lambda _done, _total: None).slice
+    assert len(seen) == 4 * spec.layers + 1
+    assert {name.rpartition(".")[2] for name, _ in slice_.named_parameters()} == {"weight"}
+    assert not [name for name, _ in slice_.named_parameters() if "qkv" in name or "down" in name]
+
+
+# -- whole models, against fp32
+
+
+def both(folder: Path, ids: list[int], dtype: Dtype) -> tuple[Tensor, Tensor]:
+    """Logits of the prompt in fp32 and in `dtype`."""
+    spec: ModelSpec = open_model(str(folder)).spec
+    pages = tuple(range((len(ids) - 1) // 16 + 1))
+    exact = Stages(folder, spec, (spec.layers,))
+    made = Stages(folder, spec, (spec.layers,), torch.bfloat16, Quantise(dtype=dtype))
+    [want], [got] = (each.frame(Fed(pages, 0, ids)) for each in (exact, made))
+    return want, got
+
+
+def error_and_agreement(want: Tensor, got: Tensor) -> tuple[float, float]:
+    """Of logits around their mean, which changes nothing; and of next tokens."""
+    centred = want - want.mean(-1, keepdim=True)
+    error = (got - got.mean(-1, keepdim=True) - centred).norm() / centred.norm()
+    return float(error), float((want.argmax(-1) == got.argmax(-1)).float().mean())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "error_at_most", "agreement_at_least"),
+    [(Dtype.INT8, 0.08, 0.9), (Dtype.INT4, 0.55, 0.4)],
+)
+@pytest.mark.parametrize("family", ["llama3", "qwen2", "qwen3"])
+def test_a_random_model_stays_near_fp32(  # rows of 32 numbers average little out
+    tmp_path: Path, family: str, dtype: Dtype, error_at_most: float, agreement_at_least: float
+) -> None:
+    save_tiny(
+        family, tmp_path, intermediate_size=64, **({"head_dim": 8} if family == "qwen3" else {})
+    )
+    ids = torch.randint(99, (200,), generator=torch.Generator().manual_seed(1)).tolist()
+    error, agreement = error_and_agreement(*both(tmp_path, ids, dtype))
+    print(f"{family} {dtype}: logits differ by {error:.3f}, {agreement:.3f} of tokens agree")
+    assert error < error_at_most
+    assert agreement >= agreement_at_least
+
+
+@pytest.mark.parametrize(
+    ("dtype", "error_at_most", "agreement_at_least"),
+    [(Dtype.INT8, 0.03, 0.97), (Dtype.INT4, 0.13, 0.95)],
+)
+def test_the_demo_model_stays_near_fp32(
+    dtype: Dtype, error_at_most: float, agreement_at_least: float
+) -> None:
+    ids = _story(300)
+    error, agreement = error_and_agreement(*both(DEMO, ids, dtype))
+    print(f"demo {dtype}: logits differ by {error:.3f}, {agreement:.3f} of tokens agree")
+    assert error < error_at_most
+    assert agreement >= agreement_at_least
+
+
+def _story(tokens: int) -> list[int]:
+    """What the demo model itself tells, so that the tokens are of its kind."""
+    spec = open_model(str(DEMO)).spec
+    stages, ids = Stages(DEMO, spec, (spec.layers,)), [1]
+    generator = torch.Generator().manual_seed(0)
+    pages = tuple(range(tokens // 16 + 1))
+    while len(ids) < tokens:
+        [logits] = stages.frame(Fed(pages, len(ids) - 1, ids[-1:]))
+        ids.append(int(logits[-1].softmax(-1).multinomial(1, generator=generator)))
+    return ids
