@@ -179,6 +179,7 @@ def _declare_probe(parser: argparse.ArgumentParser) -> None:
     ):
         help_text = f"{what} (default: {default})"
         parser.add_argument(name, type=_count, default=default, metavar="N", help=help_text)
+    parser.add_argument("--speculate", action="store_true", help="measure drafted tokens, too")
     parser.add_argument("--json", action="store_true", help="one JSON document as the last line")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="write a picture, too")
     parser.set_defaults(run=_run_probe)
@@ -194,6 +195,7 @@ def _run_probe(options: argparse.Namespace) -> int:
             input_tokens=options.input_tokens,
             output_tokens=options.output_tokens,
             runs=options.runs,
+            speculate=options.speculate,
             as_json=options.json,
             plot=options.plot,
             api_key=read_settings(GatewaySettings, "gateway", {}).api_key,

@@ -9,7 +9,7 @@ import asyncio
 import json
 import logging
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
@@ -17,11 +17,12 @@ from rich.console import Console
 
 from edgeserve.clock import MonotonicClock
 from edgeserve.errors import BadRequest
+from edgeserve.probe.cluster import Cluster
 from edgeserve.probe.load import CONNECT_TIMEOUT_S, Load, Refusal, Run, Shape
 from edgeserve.probe.plot import check_plot, write_plot
 from edgeserve.probe.ranges import parse_range
 from edgeserve.probe.report import Report, print_report, to_json, wide_enough
-from edgeserve.probe.rows import Refused, Row, row_of
+from edgeserve.probe.rows import Measured, Refused, Row, row_of
 from edgeserve.probe.verdict import judge
 
 OUTPUT_TOKENS_MIN = 2  # there has to be a time between two tokens
@@ -34,6 +35,8 @@ class ProbeOptions:
     input_tokens: int = 32
     output_tokens: int = 64
     runs: int = 3
+    speculate: bool = False
+    """Measure each batch with drafted tokens, too."""
     as_json: bool = False
     plot: Path | None = None
     api_key: str = ""
@@ -90,9 +93,12 @@ async def _probe(options: ProbeOptions, batches: tuple[int, ...]) -> Report:
         cluster = await load.cluster()
         rows: list[Row] = []
         for batch in batches:
-            outcome = await _measure(load, batch, shape, options.runs)
-            rows.append(row_of(batch, outcome, shape, cluster))
-            if isinstance(rows[-1], Refused):
+            row = await _row(load, batch, shape, options.runs, cluster)
+            if isinstance(row, Measured) and options.speculate:
+                drafts = replace(shape, speculate=True)
+                row = _beside(row, await _row(load, batch, drafts, options.runs, cluster))
+            rows.append(row)
+            if isinstance(row, Refused):
                 break  # a larger batch needs more of what is missing
         cluster = await load.cluster()  # again: its stage times are now those of the probe
     return Report(
@@ -102,6 +108,14 @@ async def _probe(options: ProbeOptions, batches: tuple[int, ...]) -> Report:
         rows=tuple(rows),
         verdict=judge(rows, shape, cluster),
     )
+
+
+async def _row(load: Load, batch: int, shape: Shape, runs: int, cluster: Cluster) -> Row:
+    return row_of(batch, await _measure(load, batch, shape, runs), shape, cluster)
+
+
+def _beside(plain: Measured, drafted: Row) -> Row:
+    return replace(plain, drafted=drafted) if isinstance(drafted, Measured) else drafted
 
 
 def _client(options: ProbeOptions) -> httpx.AsyncClient:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import httpx
@@ -39,6 +40,8 @@ class Shape:
 
     input_tokens: int
     output_tokens: int
+    speculate: bool = False
+    """With drafted tokens, if the gateway has any. Without, a figure is of the plain pace."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +112,7 @@ class Load:
         self._clock = clock
         self._silence_s = silence_s
         self._batches = 0
+        self._salt = secrets.token_hex(8)  # of an earlier probe's prompts, pages may be kept
 
     async def cluster(self) -> Cluster:
         try:
@@ -123,13 +127,14 @@ class Load:
     async def warm_up(self, batch: int, shape: Shape) -> Refusal | None:
         """Not measured. A refusal is one all the same, and comes sooner."""
         tokens = min(WARM_UP_TOKENS, shape.output_tokens)
-        first = await self.run(batch, Shape(input_tokens=shape.input_tokens, output_tokens=tokens))
+        first = await self.run(batch, replace(shape, output_tokens=tokens))
         return first if isinstance(first, Refusal) else None
 
     async def run(self, batch: int, shape: Shape) -> Run | Refusal:
         """`batch` requests at once. Raises what keeps a cluster from answering any request."""
         self._batches += 1
-        texts = [prompt_text(shape.input_tokens, f"{self._batches}/{i}") for i in range(batch)]
+        seeds = [f"{self._salt}/{self._batches}/{i}" for i in range(batch)]
+        texts = [prompt_text(shape.input_tokens, seed) for seed in seeds]
         outcomes = [_outcome(stream) for stream in await self._all(texts, shape)]
         answers = tuple(each for each in outcomes if isinstance(each, Answer))
         refusals = [each for each in outcomes if isinstance(each, Refusal)]
@@ -215,6 +220,7 @@ def _body(text: str, shape: Shape) -> dict[str, Any]:
             "truncate": shape.input_tokens,
             "max_new_tokens": shape.output_tokens,
             "ignore_eos": True,
+            "speculate": shape.speculate,
             "details": True,
         },
     }

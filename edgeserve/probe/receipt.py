@@ -45,6 +45,8 @@ class Receipt:
     prefill_tokens: int
     prefill: Times
     decode_tokens: int
+    decode_laps: int
+    """Frames that the decode's tokens took; with drafted tokens they are fewer."""
     decode: Times
     stages: tuple[StageTimes, ...]
     per_token: tuple[Times, ...]
@@ -71,6 +73,7 @@ def parse_receipt(document: Any) -> Receipt:
             prefill_tokens=int(document["prefill"]["tokens"]),
             prefill=_times(document["prefill"]),
             decode_tokens=int(document["decode"]["tokens"]),
+            decode_laps=int(document["decode"]["laps"]),
             decode=_times(document["decode"]),
             stages=tuple(_stage(each) for each in document["stages"]),
             per_token=tuple(_times(each) for each in document["per_token"]),

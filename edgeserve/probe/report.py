@@ -12,12 +12,13 @@ from rich.text import Text
 
 from edgeserve.probe.cluster import Cluster
 from edgeserve.probe.load import Shape
-from edgeserve.probe.rows import Measured, Percentiles, Refused, Row, efficiency
+from edgeserve.probe.rows import Measured, Percentiles, Refused, Row, efficiency, measured
 from edgeserve.probe.verdict import Verdict
 
 NUMBERS = (
     "output_tok_s", "tok_s_per_user", "ttft_ms", "tpot_ms", "compute_ms", "transfer_ms",
     "waiting_ms", "other_ms", "efficiency", "kv_tokens_in_use", "receipts_add_up",
+    "tokens_per_lap", "drafted",
 )  # fmt: skip
 """Keys of a row beside batch, status and reason; null if the batch did not run."""
 TABLE_COLUMNS = 100
@@ -64,10 +65,21 @@ def print_report(report: Report, console: Console) -> None:
         soft_wrap=True,
     )
     console.print(_table(report.rows))
+    for row in measured(report.rows):
+        if row.drafted is not None:
+            console.print(Text(_drafted_line(row, row.drafted)), soft_wrap=True)
     for finding in report.verdict.findings:
         console.print(Text(f"{'!' if finding.is_fault else '-'} {finding.text}"), soft_wrap=True)
     label = f" ({report.cluster.simulation})" if report.cluster.simulation else ""
     console.print(Text("verdict: " + ("pass" if report.verdict.passed else "FAIL") + label))
+
+
+def _drafted_line(plain: Measured, drafted: Measured) -> str:
+    return (
+        f"batch {plain.batch} with drafted tokens: {drafted.output_tok_s:.1f} tok/s, "
+        f"{drafted.tokens_per_lap:.2f} tokens a lap; plain: {plain.output_tok_s:.1f} tok/s, "
+        f"{plain.tokens_per_lap:.2f} a lap"
+    )
 
 
 def wide_enough(console: Console) -> Console:
@@ -101,9 +113,22 @@ def _row_document(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
         None if scaled is None else round(scaled, 4),
         row.kv_tokens_in_use,
         row.receipts_add_up,
+        round(row.tokens_per_lap, 3),
+        _drafted_document(row.drafted),
     )
     numbers = dict(zip(NUMBERS, values, strict=True))
     return {"batch": row.batch, "status": "ok", "reason": None, **numbers}
+
+
+def _drafted_document(row: Measured | None) -> dict[str, float] | None:
+    """The figures that drafted tokens change, to stand beside the plain ones."""
+    if row is None:
+        return None
+    return {
+        "output_tok_s": round(row.output_tok_s, 3),
+        "tok_s_per_user": round(row.tok_s_per_user, 3),
+        "tokens_per_lap": round(row.tokens_per_lap, 3),
+    }
 
 
 def _rounded(percentiles: Percentiles) -> dict[str, float]:

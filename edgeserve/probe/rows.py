@@ -47,6 +47,10 @@ class Measured:
     answer_tokens: tuple[int, int]
     stages: tuple[StageTimes, ...]
     """Compute of each stage, summed over a request; the mean."""
+    tokens_per_lap: float
+    """Of the decode: 1 unless drafted tokens came true."""
+    drafted: Measured | None = None
+    """The same batch with drafted tokens, if that was asked for."""
 
     @property
     def receipts_add_up(self) -> bool:
@@ -83,6 +87,7 @@ def row_of(batch: int, outcome: Sequence[Run] | Refusal, shape: Shape, cluster: 
         prompt_tokens=_ends([each.prefill_tokens for each in receipts]),
         answer_tokens=_ends([len(each.token_s) for each in answers]),
         stages=_mean_stages([each.stages for each in receipts]),
+        tokens_per_lap=decoded / max(1, sum(each.decode_laps for each in receipts)),
     )
 
 

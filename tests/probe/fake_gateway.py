@@ -32,6 +32,7 @@ def receipt(prompt_tokens: int, answer_tokens: int) -> dict[str, Any]:
         "prefill": {"tokens": prompt_tokens, **times(10.0, compute=9.0, transfer=1.0)},
         "decode": {
             "tokens": decoded,
+            "laps": decoded,
             **times(10.0 * decoded, compute=9.0 * decoded, transfer=1.0 * decoded),
         },
         "stages": [

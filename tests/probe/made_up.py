@@ -66,6 +66,7 @@ def row(batch: int, times: Times | None = None, **changes: object) -> Measured:
         "prompt_tokens": (32, 32),
         "answer_tokens": (64, 64),
         "stages": stages(1530.0, 1700.0, 1540.0),
+        "tokens_per_lap": 1.0,
     }
     return Measured(**{**values, **changes})  # type: ignore[arg-type]  # one dict of all kinds
 

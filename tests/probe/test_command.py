@@ -65,15 +65,31 @@ def test_every_request_asks_for_exactly_that_many_tokens(
 
     assert gateway.asked[-1]["parameters"] == {
         "truncate": 9, "max_new_tokens": 4, "ignore_eos": True, "details": True,
+        "speculate": False,
     }  # fmt: skip
     assert len(gateway.asked[-1]["inputs"].split()) >= 9
 
 
-def test_no_two_requests_share_a_beginning(gateway: FakeGateway, probe: Probe) -> None:
+def test_no_two_requests_share_a_beginning_not_even_of_two_probes(
+    gateway: FakeGateway, probe: Probe
+) -> None:
+    probe(batch="1-4", runs=2)
     probe(batch="1-4", runs=2)
 
     beginnings = {tuple(asked["inputs"].split()[:8]) for asked in gateway.asked}
-    assert len(beginnings) == len(gateway.asked) == 3 * (1 + 2 + 3 + 4)
+    assert len(beginnings) == len(gateway.asked) == 2 * 3 * (1 + 2 + 3 + 4)
+
+
+def test_drafted_tokens_are_measured_beside_the_plain_pace(
+    gateway: FakeGateway, probe: Probe
+) -> None:
+    _, document = probe(batch="1-2", speculate=True)
+
+    speculates = [asked["parameters"]["speculate"] for asked in gateway.asked]
+    assert speculates == [False] * 2 + [True] * 2 + [False] * 4 + [True] * 4
+    for row in document["rows"]:
+        assert row["drafted"]["output_tok_s"] > 0
+        assert row["tokens_per_lap"] == row["drafted"]["tokens_per_lap"] == 1.0
 
 
 def test_the_key_is_sent_with_every_request(gateway: FakeGateway, probe: Probe) -> None:

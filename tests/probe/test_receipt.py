@@ -59,7 +59,7 @@ def test_a_receipt_that_adds_up_has_no_discrepancy() -> None:
         (("per_token", 2), times(10.0, compute=9.0), 0.1),
         (("per_token", 3), times(10.0, compute=9.0, transfer=2.5), 0.15),
         (("prefill",), {"tokens": 32, **times(10.0, compute=8.0, transfer=1.0)}, 0.1),
-        (("decode",), {"tokens": 3, **times(30.0, compute=27.0)}, 0.1),
+        (("decode",), {"tokens": 3, "laps": 3, **times(30.0, compute=27.0)}, 0.1),
         (("total_ms",), 50.0, 0.2),
         (("queue_ms",), 8.0, 0.2),
     ],

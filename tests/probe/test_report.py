@@ -61,7 +61,9 @@ def test_the_document_has_the_promised_keys() -> None:
         "transfer_ms", "waiting_ms", "other_ms", "efficiency",
     }  # fmt: skip
     for each in document["rows"]:
-        assert each.keys() == promised | {"reason", "kv_tokens_in_use", "receipts_add_up"}
+        assert each.keys() == promised | {
+            "reason", "kv_tokens_in_use", "receipts_add_up", "tokens_per_lap", "drafted",
+        }  # fmt: skip
     assert document["verdict"].keys() == {"pass", "reasons"}
 
 
@@ -129,3 +131,17 @@ if __name__ == "__main__":
     GOLDEN.mkdir(exist_ok=True)
     (GOLDEN / "report.txt").write_text(text_of(report(ROWS)))
     (GOLDEN / "report.json").write_text(json_text_of(report(ROWS)))
+
+
+def test_a_drafted_figure_stands_beside_the_plain_one() -> None:
+    plain = HEALTHY[0]
+    drafted = replace(plain, output_tok_s=3 * plain.output_tok_s, tokens_per_lap=2.5)
+    given = report([replace(plain, drafted=drafted), *HEALTHY[1:]])
+
+    assert (
+        "batch 1 with drafted tokens: 39.2 tok/s, 2.50 tokens a lap; plain: 13.1 tok/s, 1.00"
+        in (text_of(given))
+    )
+    rows: list[dict[str, Any]] = to_json(given)["rows"]
+    assert (rows[0]["tokens_per_lap"], rows[0]["drafted"]["tokens_per_lap"]) == (1.0, 2.5)
+    assert rows[1]["drafted"] is None
