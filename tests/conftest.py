@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 for name in [each for each in os.environ if each.startswith("EDGESERVE_")]:
     del os.environ[name]  # a developer's own cluster must not change what a test sees
@@ -11,3 +12,8 @@ for name in [each for each in os.environ if each.startswith("EDGESERVE_")]:
 # that spin against one another make a test of milliseconds one of seconds.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the reference models are random: nothing to fetch
+
+# Triton reads this when it is imported, whoever does so first. Without a GPU its kernels are
+# interpreted, on the CPU.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")

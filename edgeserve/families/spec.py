@@ -130,6 +130,11 @@ class ModelSpec:
         return self.kv_heads * self.head_dim
 
     @property
+    def group(self) -> int:
+        """Query heads that share a key."""
+        return self.heads // self.kv_heads
+
+    @property
     def layer_parameters(self) -> int:
         """Numbers in one decoder layer."""
         qkv = (self.q_rows + 2 * self.kv_rows) * (self.hidden + self.qkv_bias)

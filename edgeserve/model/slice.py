@@ -55,7 +55,7 @@ class Slice(nn.Module):
             if stage.head and not (spec.head_tied and stage.embedding)
             else None
         )
-        self._frequencies_F = frequencies(spec.positions, device)
+        self.frequencies_F = frequencies(spec.positions, device)
 
     def forward(self, x: Tensor, batch: PackedBatch, pages: KvPages) -> Tensor:
         """`x` is token ids [T] on the first stage, hidden states [T, D] on the others.
@@ -63,7 +63,7 @@ class Slice(nn.Module):
         Returns hidden states [T, D], and leaves the keys and values of the tokens in `pages`.
         """
         x_TD = x if self.embedding is None else functional.embedding(x, self.embedding.weight)
-        cos_T1F, sin_T1F = angles(batch.positions_T, self._frequencies_F, x_TD.dtype)
+        cos_T1F, sin_T1F = angles(batch.positions_T, self.frequencies_F, x_TD.dtype)
         where = Where(
             cos_T1F=cos_T1F,
             sin_T1F=sin_T1F,

@@ -4,11 +4,13 @@ of each step.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -22,7 +24,7 @@ from edgeserve.model.packed import FastestLayout
 from edgeserve.model.pages import KvPages
 from edgeserve.model.product import LeavePlain, Preparation
 from edgeserve.model.quantised import Quantise
-from edgeserve.model.sampling import SampleRow, choose
+from edgeserve.model.sampling import SampleRow, choices, draw, most_likely
 from edgeserve.model.slice import Slice
 from edgeserve.model.weights import Form, LoadedSlice, load_slice, random_slice, slice_hash
 from edgeserve.timing.hop import StageTime
@@ -31,6 +33,9 @@ from edgeserve.wire.messages import Loaded, LoadOrder
 from edgeserve.worker.device import Device
 from edgeserve.worker.sequences import OpenSequence, SequenceTable
 from edgeserve.worker.stopwatch import Stopwatch
+
+if TYPE_CHECKING:
+    from edgeserve.worker.cuda_frames import CudaFrames
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +63,8 @@ class ResidentStage:
     device: Device
     slice_: Slice
     kv_pages: KvPages
+    cuda_frames: CudaFrames | None = None
+    """What computes frames on a GPU; a CPU runs the slice as it is."""
 
     def holds(self, order: LoadOrder, model: str) -> bool:
         """Whether `order` for `model` asks for exactly this, from files that are still the same."""
@@ -78,23 +85,44 @@ class ResidentStage:
 
     def launch(self, frame: Frame, sequences: Sequence[OpenSequence], clock: Clock) -> Launched:
         """Starts a frame on the device. A CPU has finished it on return, a GPU may not have."""
-        watch = Stopwatch(clock=clock, cuda=self.device.kind == "cuda")
-        watch.mark()
-        batch = PackedBatch.build(
-            [
-                PagedSegment(each.pages, segment.first_position, segment.tokens)
-                for each, segment in zip(sequences, frame.segments, strict=True)
-            ],
-            self.device.torch_device,
+        watch = Stopwatch(clock=clock, cuda=self.cuda_frames is not None)
+        segments = [
+            PagedSegment(each.pages, segment.first_position, segment.tokens)
+            for each, segment in zip(sequences, frame.segments, strict=True)
+        ]
+        asked = _asked(frame, sequences) if self.order.stage.head else []
+        samples = {each.row: each.sample for each in asked}
+        compute = self.cuda_frames.compute if self.cuda_frames else self._compute
+        out = compute(self._tensor(frame), segments, samples, watch)
+        return Launched(
+            frame=frame.frame, watch=watch, out=out, asked=asked if self.order.stage.head else None
         )
-        x = self._tensor(frame).to(self.device.torch_device, non_blocking=True)
+
+    def _compute(
+        self,
+        x: Tensor,
+        segments: Sequence[PagedSegment],
+        asked: Mapping[int, SampleRow],
+        watch: Stopwatch,
+    ) -> Tensor:
+        """What `CudaFrames.compute` does on a GPU, by the reference path."""
         watch.mark()
-        hidden = self.slice_(x, batch, self.kv_pages)
-        sampled = self._sample(frame, sequences, hidden) if self.order.stage.head else ()
+        batch = PackedBatch.build(segments, self.device.torch_device)
         watch.mark()
-        out = None if self.order.stage.head else self._to_host(hidden)
+        out: Tensor = self.slice_(x, batch, self.kv_pages)
+        if self.order.stage.head:
+            out = self._tokens(out, asked)
         watch.mark()
-        return Launched(frame=frame.frame, watch=watch, sampled=sampled, hidden=out)
+        watch.mark()  # nothing to copy out
+        return out
+
+    def _tokens(self, hidden_TD: Tensor, asked: Mapping[int, SampleRow]) -> Tensor:
+        if not asked:
+            return hidden_TD.new_empty((0, 2))
+        logits_NV = self.slice_.logits(hidden_TD[list(asked)])
+        chosen_N2 = most_likely(logits_NV)
+        draw(chosen_N2, logits_NV, list(asked.values()))
+        return chosen_N2
 
     def _tensor(self, frame: Frame) -> Tensor:
         """The payload as it lies, without a copy: torch only reads it."""
@@ -109,35 +137,31 @@ class ResidentStage:
         flat = torch.frombuffer(buffer, dtype=TORCH_DTYPES[self.order.dtype])
         return flat.view(frame.tokens, self.source.spec.hidden)
 
-    def _sample(
-        self, frame: Frame, sequences: Sequence[OpenSequence], hidden_TD: Tensor
-    ) -> tuple[Sampled, ...]:
-        """The next token after each of the last `samples` tokens of each segment."""
-        sampled_rows: list[int] = []
-        rows, askers = [], []
-        end = 0
-        for segment, sequence in zip(frame.segments, sequences, strict=True):
-            end += segment.tokens
-            sampled_rows += range(end - segment.samples, end)
-            for position in segment.sampled_positions:
-                rows.append(SampleRow(sequence.sampling, position, sequence.history))
-                askers.append((segment.sequence, sequence))
-        if not rows:
-            return ()
-        choices = choose(self.slice_.logits(hidden_TD[sampled_rows]), rows)
-        for (_, sequence), choice in zip(askers, choices, strict=True):
-            if sequence.sampling.needs_history:
-                sequence.history.append(choice.token)
-        return tuple(
-            Sampled(sequence=number, token=choice.token, logprob=choice.logprob)
-            for (number, _), choice in zip(askers, choices, strict=True)
-        )
 
-    def _to_host(self, hidden: Tensor) -> Tensor:
-        if self.device.kind == "cpu":
-            return hidden
-        pinned = torch.empty(hidden.shape, dtype=hidden.dtype, pin_memory=True)
-        return pinned.copy_(hidden, non_blocking=True)
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A row of the frame whose next token is wanted."""
+
+    row: int
+    number: int
+    """Of its sequence."""
+    sequence: OpenSequence
+    sample: SampleRow
+
+
+def _asked(frame: Frame, sequences: Sequence[OpenSequence]) -> list[Asked]:
+    """The last `samples` rows of each segment."""
+    ends = itertools.accumulate(segment.tokens for segment in frame.segments)
+    return [
+        Asked(
+            row=end - segment.end_position + position - 1,
+            number=segment.sequence,
+            sequence=sequence,
+            sample=SampleRow(sequence.sampling, position, sequence.history),
+        )
+        for segment, sequence, end in zip(frame.segments, sequences, ends, strict=True)
+        for position in segment.sampled_positions
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,14 +185,17 @@ class Launched:
 
     frame: int
     watch: Stopwatch
-    sampled: tuple[Sampled, ...]
-    hidden: Tensor | None
+    out: Tensor
+    """On the host once `watch` is past its last mark: hidden states [T, D], or tokens [N, 2]."""
+    asked: Sequence[Asked] | None
+    """Whose tokens they are; None if they are hidden states."""
 
     def finish(self, taken: Taken, clock: Clock) -> FrameResult:
         """Waits for the device, and accounts for all time since the frame came in."""
         self.watch.wait()
         start_s = clock.now_s()
-        payload = b"" if self.hidden is None else _bytes(self.hidden)
+        sampled = () if self.asked is None else _sampled(self.asked, self.out)
+        payload = _bytes(self.out) if self.asked is None else b""
         end_s = clock.now_s()
         copy_in_s, compute_s, copy_out_s = self.watch.laps_s()
         measured_s = copy_in_s + compute_s + copy_out_s + (end_s - start_s)
@@ -184,7 +211,17 @@ class Launched:
             copy_out_s=copy_out_s,
             encode_s=end_s - start_s,
         )
-        return FrameResult(frame=self.frame, time=time, sampled=self.sampled, payload=payload)
+        return FrameResult(frame=self.frame, time=time, sampled=sampled, payload=payload)
+
+
+def _sampled(asked: Sequence[Asked], tokens_N2: Tensor) -> tuple[Sampled, ...]:
+    """The next tokens; sequences that need their history get them added to it."""
+    found = []
+    for each, choice in zip(asked, choices(tokens_N2), strict=True):
+        if each.sequence.sampling.needs_history:
+            each.sequence.history.append(choice.token)
+        found.append(Sampled(sequence=each.number, token=choice.token, logprob=choice.logprob))
+    return tuple(found)
 
 
 def load_stage(
@@ -209,6 +246,9 @@ def load_stage(
             source.spec, len(order.stage.layers), order.pages,
             TORCH_DTYPES[order.dtype], device.torch_device,
         )  # fmt: skip
+        cuda_frames = None
+        if device.kind == "cuda":
+            cuda_frames = _cuda_frames(made.slice, kv_pages, order.frame_tokens_max, clock)
     except torch.OutOfMemoryError as error:
         raise DoesNotFit(
             f"{order.stage} with {order.pages} pages does not fit this worker's "
@@ -228,7 +268,7 @@ def load_stage(
     )
     return ResidentStage(
         source=source, order=order, loaded=loaded, device=device,
-        slice_=made.slice, kv_pages=kv_pages,
+        slice_=made.slice, kv_pages=kv_pages, cuda_frames=cuda_frames,
     )  # fmt: skip
 
 
@@ -241,6 +281,21 @@ def _preparation(dtype: Dtype, device: Device, clock: Clock) -> Preparation:
 def _form(dtype: Dtype, device: Device, prepare: Preparation) -> Form:
     quantised = str(dtype) if dtype.is_quantised else ""
     return Form(TORCH_DTYPES[dtype], device.torch_device, prepare, quantised)
+
+
+def _cuda_frames(slice_: Slice, kv_pages: KvPages, tokens_max: int, clock: Clock) -> CudaFrames:
+    """Compiles and records all that frames will need; seconds, tens of them the first time on a
+    machine.
+    """
+    # Here and not above: it imports Triton, which PyTorch's CPU builds come without.
+    from edgeserve.worker.cuda_frames import CudaFrames
+
+    start_s = clock.now_s()
+    frames = CudaFrames(slice_, kv_pages, tokens_max)
+    torch.cuda.synchronize()
+    taken_s = clock.now_s() - start_s
+    log.info("compiled the kernels and recorded %d CUDA graphs in %.1f s", frames.graphs, taken_s)
+    return frames
 
 
 def _slice(
