@@ -11,7 +11,7 @@ from edgeserve.clock import Clock
 from edgeserve.config import WorkerSettings
 from edgeserve.errors import BadSettings
 from edgeserve.families.spec import Dtype
-from edgeserve.plan.reserve import reserve_bytes
+from edgeserve.plan.reserve import CUDA_CONTEXT_BYTES, reserve_bytes
 from edgeserve.worker.cards import Card, card_named
 
 COPY_BYTES = 256 * 2**20  # far above any cache, and a few milliseconds on a card
@@ -75,7 +75,9 @@ def _cuda(settings: WorkerSettings, clock: Clock) -> Device:
     torch.cuda.set_device(device)
     free_bytes, total_bytes = torch.cuda.mem_get_info(device)
     if settings.memory:
-        torch.cuda.set_per_process_memory_fraction(min(1.0, settings.memory / total_bytes))
+        # The context counts as ours, too: what nvidia-smi shows stays below --memory.
+        own_bytes = max(0, settings.memory - CUDA_CONTEXT_BYTES)
+        torch.cuda.set_per_process_memory_fraction(min(1.0, own_bytes / total_bytes))
     bf16 = torch.cuda.get_device_capability(device) >= BF16_CAPABILITY
     return Device(
         torch_device=device,

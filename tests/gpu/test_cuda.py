@@ -30,22 +30,24 @@ FAMILIES = ("llama2", "llama3", "mistral", "qwen2", "qwen3")
 PROMPT = tuple(range(5, 25))
 
 
-def stage_on(kind: str, folder: Path, dtype: Dtype) -> ResidentStage:
+def stage_on(kind: str, folder: Path, dtype: Dtype, tokens_max: int = 64) -> ResidentStage:
     clock = MonotonicClock()
     device: Device = open_device(WorkerSettings(device=kind, memory=2**31), clock)
     source = open_model(str(folder))
     order = LoadOrder(
         epoch=1, model=str(folder), spec_hash=source.spec.spec_hash,
-        stage=cut((source.spec.layers,))[0], dtype=dtype, pages=8, frame_tokens_max=64,
+        stage=cut((source.spec.layers,))[0], dtype=dtype, pages=8, frame_tokens_max=tokens_max,
     )  # fmt: skip
     return load_stage(order, str(folder), device, lambda _done, _total: None, clock)
 
 
 @torch.inference_mode()
-def greedy(stage: ResidentStage, new_tokens: int) -> tuple[list[int], list[FrameResult]]:
+def greedy(
+    stage: ResidentStage, new_tokens: int, sampling: Sampling | None = None
+) -> tuple[list[int], list[FrameResult]]:
     """A prompt and decodes, frame by frame, as a worker runs them."""
     clock, table = MonotonicClock(), stage.new_table()
-    opened = Open(sequence=1, pages=(3, 4, 5), sampling=Sampling())
+    opened = Open(sequence=1, pages=(3, 4, 5), sampling=sampling or Sampling(), history=PROMPT)
     tokens, results = list(PROMPT), []
     for step in range(new_tokens):
         fresh = tokens if step == 0 else tokens[-1:]
@@ -73,6 +75,42 @@ def test_a_gpu_chooses_the_tokens_that_the_cpu_chooses(family: str, tmp_path: Pa
     on_gpu, _ = greedy(stage_on("cuda", tmp_path, Dtype.FP32), 20)
 
     assert on_gpu == on_cpu
+
+
+def test_drawn_tokens_are_those_of_the_cpu(tmp_path: Path) -> None:
+    save_tiny("qwen2", tmp_path)
+    hot = Sampling(
+        temperature=1.2, top_k=50, top_p=0.95, min_p=0.01, repetition_penalty=1.2, seed=3
+    )
+
+    on_cpu, _ = greedy(stage_on("cpu", tmp_path, Dtype.FP32), 20, hot)
+    on_gpu, _ = greedy(stage_on("cuda", tmp_path, Dtype.FP32), 20, hot)
+
+    assert on_gpu == on_cpu
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.0, top_p=0.9, seed=1)])
+@pytest.mark.parametrize("tokens", [5, 70], ids=["graph", "no graph"])
+def test_a_launch_does_not_wait_for_the_device(
+    tokens: int, sampling: Sampling, tmp_path: Path
+) -> None:
+    save_tiny("llama2", tmp_path)
+    stage, clock = stage_on("cuda", tmp_path, Dtype.FP16, tokens_max=80), MonotonicClock()
+    segment = Segment(sequence=1, first_position=0, tokens=tokens, sample=True)
+    opened = Open(sequence=1, pages=(3, 4, 5, 6, 7), sampling=sampling)
+    frame = Frame(frame=1, open=(opened,), segments=(segment,), payload=bytes(4 * tokens))
+    sequences = stage.new_table().take(frame)
+    stage.launch(frame, sequences, clock).watch.wait()  # what is done once is done
+    busy = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    torch.cuda._sleep(2 * 10**9)  # type: ignore[no-untyped-call]  # a second of its clock
+    busy.record()
+
+    launched = stage.launch(frame, sequences, clock)
+
+    assert not busy.query()  # type: ignore[no-untyped-call]
+    launched.watch.wait()
+    assert launched.out[0].isfinite().all()
 
 
 def test_half_precision_keeps_the_log_probabilities(tmp_path: Path) -> None:

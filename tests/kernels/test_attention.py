@@ -23,6 +23,7 @@ from edgeserve.model.frame_table import (
 )
 from edgeserve.model.kernels.attention import Cache, attend
 
+pytestmark = pytest.mark.slow  # in the interpreter
 PAGES = 14
 ATOL = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 """Of values with a spread of 1: the rounding of weights and results to the dtype."""

@@ -13,6 +13,7 @@ from edgeserve.model.kernels.norm import add_and_norm, norm
 from edgeserve.model.kernels.rotary import HeadNorms, Turns, rotate_and_write
 from edgeserve.model.positions import angles, rotate
 
+pytestmark = pytest.mark.slow  # in the interpreter
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 RTOL = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 """Two units in the last place: the reference rounds once, too."""
