@@ -99,7 +99,6 @@ def random_slice(spec: ModelSpec, stage: Stage, form: Form, on_progress: OnProgr
         else:
             rows.normal_(0.0, RANDOM_STD, generator=_generator(source.name, form.device))
         done_bytes += rows.nbytes
-        del rows
         filling.filled(source)
         on_progress(done_bytes, total_bytes)
     names = [f"random {each.name} {each.shape}".encode() for each in filling.sources]
@@ -189,7 +188,6 @@ def fill(
                 staging.read(file, rows, each.stored)
                 done_bytes += rows.numel() * _STORED[each.stored.dtype].itemsize
                 on_progress(done_bytes, total_bytes)
-        del target, rows  # or the weight would outlive its product's preparation
         filling.filled(each.source)
 
 

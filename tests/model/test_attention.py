@@ -76,11 +76,13 @@ def test_decodes_of_similar_length_are_one_computation() -> None:
 
 
 def test_a_sequence_alone_in_consecutive_pages_is_not_copied() -> None:
-    fed = [PagedSegment((2, 3), 20, 1), PagedSegment(tuple(range(8, 48)), 600, 1)]
-    short, long = PackedBatch.build(fed, "cpu").groups(None, torch.float32)
-    assert short.slots == slice(32, 53)
-    assert long.slots == slice(128, 729), "long ones stay where they lie, whoever else decodes"
-    assert short.mask_BTS is None
+    long = [PagedSegment(tuple(range(at, at + 40)), 600, 1) for at in (8, 48)]
+    groups = PackedBatch.build([PagedSegment((2, 3), 20, 1), *long], "cpu").groups(
+        None, torch.float32
+    )
+    # Long ones stay where they lie, whoever else decodes.
+    assert [each.slots for each in groups] == [slice(32, 53), slice(128, 729), slice(768, 1369)]
+    assert [each.mask_BTS for each in groups] == [None, None, None]
 
 
 def test_a_group_costs_at_most_twice_its_keys() -> None:
