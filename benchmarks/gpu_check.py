@@ -159,7 +159,7 @@ def measure_product(spec: ModelSpec, name: str, rows: int) -> dict[str, Any]:
 
 
 def timed_s(work: Any) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     start.record()
     work()
     end.record()

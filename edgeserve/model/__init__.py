@@ -3,7 +3,8 @@
 Nothing here knows of a network. One decoder block, driven by the spec, serves all families. Letters
 at the end of tensor names are their dimensions; each file has its legend.
 
-Not covered: kernels that read the page table on the device (the reference path here is PyTorch's
-own attention, one call for each sequence); CUDA graphs; quantised weights or keys and values;
-tensor parallelism; training.
+`Slice.forward` is the reference, in plain PyTorch, and what a CPU runs; `fused.py` is the same for a
+GPU, with the kernels of `kernels/`.
+
+Not covered: quantised weights or keys and values; tensor parallelism; training.
 """

@@ -75,10 +75,10 @@ class CudaFrames:
         self._width = pages_each(slice_.spec.context_tokens, kv_pages.pages)
         recorder: Recorder = GraphRecorder(self._device) if self._is_cuda else NoRecorder()
         # The largest first: what is recorded next fits into the memory that it left.
-        self._warm_up(frame_tokens_max)
         self._recorded = {
             rows: self._record(rows, recorder) for rows in reversed(graph_rows(frame_tokens_max))
         }
+        self._warm_up(frame_tokens_max)  # last: recording gives back all memory that is free
 
     @property
     def graphs(self) -> int:
