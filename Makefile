@@ -3,6 +3,7 @@
 #   PYTHON   which interpreter .venv is made with               (default python3; 3.11 or newer)
 #   TORCH    which PyTorch                                      (default: the one that CI runs)
 #   TORCH_PIP_FLAGS  for its installation: on a box without GPU, name an index of CPU builds here, without CUDA libraries
+#   BENCH    flags of `make bench`, such as --llama-cpp BIN_DIR (default: none; docs/performance.md has them)
 #   TESTS    which tests to run, as pytest markers              (default: all that need neither GPU nor Docker)
 
 PYTHON ?= python3
@@ -10,13 +11,14 @@ TORCH ?= 2.13.0
 TORCH_PIP_FLAGS ?=
 TESTS ?= not gpu and not docker
 PROMPT ?= Once upon a time
+BENCH ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := edgeserve tests scripts benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help up test check fix protos gpu-check
+.PHONY: help up test check fix protos bench gpu-check
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -41,6 +43,9 @@ fix: $(VENV)/dev  ## format, and repair what ruff can
 protos: $(VENV)/dev  ## make edgeserve/wire/pb again from protos/
 	$(BIN)/python -m grpc_tools.protoc -Iprotos/edgeserve/v1 \
 		--python_out=edgeserve/wire/pb --pyi_out=edgeserve/wire/pb worker.proto
+
+bench: $(VENV)/dev  ## edgeserve beside transformers, and beside llama.cpp if BENCH names it; minutes on a quiet machine
+	$(BIN)/python -m benchmarks.side_by_side $(BENCH)
 
 gpu-check: $(VENV)/dev  ## is the CUDA path right, and how fast? under 8 minutes; fails where there is no GPU
 	$(BIN)/python benchmarks/gpu_check.py

@@ -42,6 +42,8 @@ class LlamaCpp:
     binaries: Path
     gguf: Path
     threads: int
+    """Of the client, which computes next to nothing."""
+    server_threads: int
     """Of each server: as with our workers, one of them computes at a time."""
     flags: tuple[str, ...]
 
@@ -102,7 +104,7 @@ class LlamaCpp:
     def _start_server(self, port: int) -> subprocess.Popen[bytes]:
         binary = str(self.binaries / "ggml-rpc-server")
         return subprocess.Popen(
-            [binary, "-t", str(self.threads), "-p", str(port)],
+            [binary, "-t", str(self.server_threads), "-p", str(port)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

@@ -101,6 +101,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--gguf", type=Path, help="the shape in bf16 or f16, whichever is faster")
     parser.add_argument("--gguf-q8", type=Path, help="the shape in Q8_0")
     parser.add_argument(
+        "--llama-threads", type=int, metavar="N", help="of each RPC server (default: --threads)"
+    )
+    parser.add_argument(
         "--llama-flags", type=shlex.split, default=(), help="more for llama-batched-bench"
     )
     parser.add_argument("--json", action="store_true", help="one JSON document as the last line")
@@ -137,8 +140,10 @@ def choose(options: argparse.Namespace) -> tuple[list[System], dict[str, str]]:
         (LLAMA_CPP_Q8, options.gguf_q8, "--gguf-q8", ("int8",)),
     ):
         if has_llama and gguf is not None:
-            flags = tuple(options.llama_flags)
-            peer = LlamaCpp(binaries=options.llama_cpp, gguf=gguf, threads=threads, flags=flags)
+            peer = LlamaCpp(
+                binaries=options.llama_cpp, gguf=gguf, threads=threads,
+                server_threads=options.llama_threads or threads, flags=tuple(options.llama_flags),
+            )  # fmt: skip
             found.append(_system(name, peer, *parts))
         else:
             left_out[name] = f"not given: it needs --llama-cpp and {flag}"

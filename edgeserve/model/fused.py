@@ -42,7 +42,7 @@ class Computed:
 def compute(slice_: Slice, x: Tensor, table: FrameTable, kv_pages: KvPages) -> Computed:
     """`x` is token ids [T] on the first stage, hidden states [T, D] on the others."""
     x_TD = forward(slice_, x, table, kv_pages)
-    if slice_.head is None:
+    if not slice_.stage.head:
         return Computed(out=x_TD)
     if table.extent.asked == 0:  # the middle of a prompt
         return Computed(out=x_TD.new_empty((0, 2)))

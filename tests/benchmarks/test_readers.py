@@ -32,7 +32,7 @@ class Told(LlamaCpp):
         return read_rows(SAID)
 
 
-TOLD = Told(binaries=Path("bin"), gguf=Path("x.gguf"), threads=2, flags=())
+TOLD = Told(binaries=Path("bin"), gguf=Path("x.gguf"), threads=2, server_threads=2, flags=())
 
 
 def test_rows_of_llama_cpp_are_found_among_its_other_lines() -> None:

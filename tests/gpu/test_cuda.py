@@ -97,7 +97,7 @@ def test_a_launch_does_not_wait_for_the_device(
 ) -> None:
     save_tiny("llama2", tmp_path)
     stage, clock = stage_on("cuda", tmp_path, Dtype.FP16, tokens_max=80), MonotonicClock()
-    segment = Segment(sequence=1, first_position=0, tokens=tokens, sample=True)
+    segment = Segment(sequence=1, first_position=0, tokens=tokens, samples=1)
     opened = Open(sequence=1, pages=(3, 4, 5, 6, 7), sampling=sampling)
     frame = Frame(frame=1, open=(opened,), segments=(segment,), payload=bytes(4 * tokens))
     sequences = stage.new_table().take(frame)
