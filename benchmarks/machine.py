@@ -19,6 +19,9 @@ import numpy as np
 PROBE_BYTES = 2**29
 """Sixteen times the last-level cache of the machine that this was written on."""
 TRIES = 3
+STAT = Path("/proc/stat")
+WATCH_S = 1.0
+"""A hundred ticks of each core."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +41,9 @@ class Bandwidth:
     copy_bytes_per_s: float
     """Bytes read plus bytes written."""
     load: float
-    """Average of the last minute."""
+    """Average of the last minute, in which the turn before has its part."""
+    busy: float
+    """Share of the cores that other programs used just before, when nothing of ours ran."""
 
 
 def this_machine() -> Machine:
@@ -67,8 +72,9 @@ def peak_rss_bytes(pid: int) -> int:
 
 
 def measure_bandwidth(threads: int) -> Bandwidth:
-    """About half a second. The buffers go with it: they are the measured system's memory."""
+    """Two seconds or so. The buffers go with it: they are the measured system's memory."""
     load, _, _ = os.getloadavg()
+    busy = _busy_share()
     source = np.ones(PROBE_BYTES // 4, dtype=np.float32)
     target = np.empty_like(source)
     target.fill(0)  # or the first copy would pay for the pages
@@ -85,7 +91,23 @@ def measure_bandwidth(threads: int) -> Bandwidth:
             read_bytes_per_s=PROBE_BYTES / _best_s(read),
             copy_bytes_per_s=2 * PROBE_BYTES / _best_s(copy),
             load=load,
+            busy=busy,
         )
+
+
+def _busy_share() -> float:
+    before = cpu_ticks(STAT.read_text(encoding="utf-8"))
+    time.sleep(WATCH_S)
+    after = cpu_ticks(STAT.read_text(encoding="utf-8"))
+    busy, idle = after[0] - before[0], after[1] - before[1]
+    return busy / max(1, busy + idle)
+
+
+def cpu_ticks(stat: str) -> tuple[int, int]:
+    """Busy and idle ones of all cores since the start; waiting for a disk is idle."""
+    ticks = [int(each) for each in stat.splitlines()[0].split()[1:9]]
+    idle = ticks[3] + ticks[4]
+    return sum(ticks) - idle, idle
 
 
 def _best_s(work: Callable[[], None]) -> float:

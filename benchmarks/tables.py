@@ -34,6 +34,9 @@ SYSTEMS = (
 RATES = (decode(1), decode(8), decode(16), prefill())
 DISTURBED_BELOW = 0.8
 """Of the best bandwidth of the run. Two quiet probes in a row differ by a few percent."""
+DISTURBED_ABOVE = 0.1
+"""Of the cores, used by others. On two cores that is a fifth of one; threads that wait for one
+another at every layer lose far more than their share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,17 +192,28 @@ def _disturbances(turns: Sequence[Turn]) -> str:
             f"{turn.repeat}", turn.system,
             *(f"{each.read_bytes_per_s / 1e9:.1f} / {each.copy_bytes_per_s / 1e9:.1f}"
               for each in (turn.before, turn.after)),
-            f"{turn.before.load:.1f} / {turn.after.load:.1f}", _disturbed(turn, best),
+            f"{turn.before.load:.1f} / {turn.after.load:.1f}",
+            f"{100 * turn.before.busy:.0f} / {100 * turn.after.busy:.0f}", _disturbed(turn, best),
         ]
         for turn in turns
     ]  # fmt: skip
-    head = ["round", "turn", "read / copy before, GB/s", "after", "load before / after", ""]
+    head = [
+        "round",
+        "turn",
+        "read / copy before, GB/s",
+        "after",
+        "load before / after",
+        "others' CPU, %",
+        "",
+    ]
     return _table(head, rows)
 
 
 def _disturbed(turn: Turn, best: float) -> str:
     worst = min(turn.before.read_bytes_per_s, turn.after.read_bytes_per_s)
-    return "disturbed" if worst < DISTURBED_BELOW * best else ""
+    others = max(turn.before.busy, turn.after.busy)
+    is_disturbed = worst < DISTURBED_BELOW * best or others > DISTURBED_ABOVE
+    return "disturbed" if is_disturbed else ""
 
 
 def _of(turns: Sequence[Turn], system: str, name: str) -> list[float]:

@@ -11,7 +11,7 @@ import pytest
 from benchmarks import schedule_effects, side_by_side
 from benchmarks.client import read_answer
 from benchmarks.llama_cpp import LlamaCpp, read_rows
-from benchmarks.machine import _processor
+from benchmarks.machine import _processor, cpu_ticks
 from benchmarks.measures import decode, prefill
 from benchmarks.tables import LLAMA_CPP, LLAMA_CPP_Q8, THREE_WORKERS, THREE_WORKERS_INT8
 from tests.probe.fake_gateway import receipt
@@ -63,6 +63,12 @@ def test_the_processor_is_named_with_family_and_model() -> None:
     cpuinfo = "model name\t: AMD EPYC\ncpu family\t: 26\nmodel\t\t: 2\n\nmodel name\t: AMD EPYC\n"
 
     assert _processor(cpuinfo) == "AMD EPYC (family 26, model 2)"
+
+
+def test_waiting_for_a_disk_is_no_work_of_a_core() -> None:
+    stat = "cpu  50 5 20 900 100 1 2 3 0 0\ncpu0 25 2 10 450 50 0 1 1 0 0\n"
+
+    assert cpu_ticks(stat) == (81, 1000)
 
 
 def probed(batch: int, **changes: Any) -> dict[str, Any]:

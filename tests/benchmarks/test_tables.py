@@ -19,8 +19,9 @@ from benchmarks.tables import AIMS, LLAMA_CPP, ONE_WORKER, THREE_WORKERS, Turn, 
 MACHINE = Machine(
     processor="a processor", cores=2, memory_bytes=24 * 10**9, kernel="6.1", python="3.11"
 )
-QUIET = Bandwidth(read_bytes_per_s=40e9, copy_bytes_per_s=30e9, load=0.1)
-BUSY = Bandwidth(read_bytes_per_s=31e9, copy_bytes_per_s=20e9, load=3.0)
+QUIET = Bandwidth(read_bytes_per_s=40e9, copy_bytes_per_s=30e9, load=0.1, busy=0.02)
+SLOW = Bandwidth(read_bytes_per_s=31e9, copy_bytes_per_s=20e9, load=3.0, busy=0.02)
+BUSY = Bandwidth(read_bytes_per_s=40e9, copy_bytes_per_s=30e9, load=0.1, busy=0.25)
 
 
 def turn(repeat: int, system: str, figures: Figures, after: Bandwidth = QUIET) -> Turn:
@@ -93,12 +94,13 @@ def test_a_worker_above_its_bound_in_any_turn_has_not_met_it() -> None:
     assert "| 0 | 900 | 1000 | yes |" in report(MACHINE, turns[:1], {})
 
 
-def test_a_turn_with_too_little_bandwidth_left_is_marked() -> None:
-    turns = [turn(0, ONE_WORKER, {}), turn(0, LLAMA_CPP, {}, after=BUSY)]
+def test_a_turn_that_others_disturbed_is_marked() -> None:
+    turns = [turn(i, ONE_WORKER, {}, after=after) for i, after in enumerate((QUIET, SLOW, BUSY))]
     text = report(MACHINE, turns, {})
 
-    assert "| 0 | edgeserve, 1 worker | 40.0 / 30.0 | 40.0 / 30.0 | 0.1 / 0.1 |  |" in text
-    assert "| 40.0 / 30.0 | 31.0 / 20.0 | 0.1 / 3.0 | disturbed |" in text
+    assert "| 0 | edgeserve, 1 worker | 40.0 / 30.0 | 40.0 / 30.0 | 0.1 / 0.1 | 2 / 2 |  |" in text
+    assert "| 40.0 / 30.0 | 31.0 / 20.0 | 0.1 / 3.0 | 2 / 2 | disturbed |" in text
+    assert "| 40.0 / 30.0 | 40.0 / 30.0 | 0.1 / 0.1 | 2 / 25 | disturbed |" in text
 
 
 def test_every_aim_is_of_something_that_is_measured() -> None:
