@@ -103,7 +103,7 @@ class Frames:
 
     def order(self, now_s: float) -> list[MicroBatch]:
         ordered: list[MicroBatch] = []
-        while len(self._in_flight) < self._limits.frames_max:
+        while self._has_place():
             decodes = self._decodes()
             left = self._limits.frame_tokens_max - sum(each.tokens for each in decodes)
             room = min(self._room(bool(decodes)), left)
@@ -114,6 +114,14 @@ class Frames:
             self._take_off(micro_batch, decodes, room, now_s)
             ordered.append(micro_batch)
         return ordered
+
+    def _has_place(self) -> bool:
+        if len(self._in_flight) < self._limits.frames_max:
+            return True
+        if self._decoding or len(self._in_flight) >= self._limits.prompt_frames_max:
+            return False
+        left = sum(each.prompt_left for each in self._prompts.values())
+        return left >= self._limits.prefill_chunk
 
     def _decodes(self) -> list[Segment]:
         """Those that have waited longest."""

@@ -33,6 +33,11 @@ class Limits:
         """In flight at once. More than one a stage would only queue there."""
         return max(self.stages, self.micro_batches or 1)
 
+    @property
+    def prompt_frames_max(self) -> int:
+        """The same while full chunks are all there is: at each stage one computes, one arrives."""
+        return max(self.frames_max, 2 * self.stages)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:

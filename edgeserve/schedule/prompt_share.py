@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-TOKENS_MIN = 8
+CHUNK_AT_FIRST = 64
+"""In each stage's frame: next to no delay on a GPU, whose weights take as long to read as about so
+many tokens to compute. A CPU has found its own share after a few steps."""
 CHUNK_MIN = 16
-"""Smaller chunks are not worth a frame of their own. The first share is one such for each stage:
-next to no delay on a GPU, whose weights take as long to read as about 64 tokens to compute."""
-GROWTH_MAX, SHRINKAGE_MAX = 1.2, 0.5
+"""Smaller chunks are not worth a frame of their own."""
+TOKENS_MIN = 8
+GROWTH_MAX, SHRINKAGE_MAX = 1.2, 0.25
 """Of a step. Too much at once is a delay that somebody sees; too little is made up for soon."""
 
 
@@ -29,7 +31,7 @@ class PromptShare:
     """In all frames of one step of the decodes together."""
 
     def __post_init__(self) -> None:
-        self.tokens = self.stages * CHUNK_MIN
+        self.tokens = self.stages * min(CHUNK_AT_FIRST, self.chunk_max)
 
     def chunk(self, carries_decodes: bool) -> int:
         """Prompt tokens in the next frame: the same in each of the stages' frames, or if they are

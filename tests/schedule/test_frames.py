@@ -83,8 +83,9 @@ def test_a_decode_tries_the_drafts_that_the_gateway_has() -> None:
 def test_drafts_never_reach_beyond_what_was_reserved() -> None:
     story = Story(chunk=16, max_running=2)
     story.arrive("a", prompt=4, new=99)
+    story.land()
     story.arrive("b", prompt=160, new=2)
-    assert story.land(a=News(drafts=16)) == ["+b a@4+16 b[0:1)"]
+    assert story.land(a=News(drafts=16)) == ["+b a@5+16 b[0:1)"]
     #      18 tokens is all that the stages were told to expect
     assert story.under_way[0].tokens == story.scheduler.limits.frame_tokens_max
 
@@ -174,7 +175,7 @@ def test_a_prompt_beside_decodes_is_cut_smaller_if_it_slows_them_down() -> None:
     story.arrive("b", prompt=500, new=2)
     story.land(stage_s=0.010)
     (frame,) = story.under_way
-    assert frame.tokens == 1 + 16
+    assert frame.tokens == 1 + 64
     for _ in range(12):
         story.land(stage_s=0.010 + 0.001 * (story.under_way[0].tokens - 1))
     (frame,) = story.under_way

@@ -126,8 +126,8 @@ def _share(stages: int = 3) -> PromptShare:
 
 
 def test_every_stage_gets_a_small_chunk_at_first() -> None:
-    assert _share().chunk(carries_decodes=True) == 16
-    assert _share().chunk(carries_decodes=False) == 16
+    assert _share().chunk(carries_decodes=True) == 64
+    assert _share().chunk(carries_decodes=False) == 64
 
 
 def test_a_share_grows_while_decodes_are_within_the_bound_and_shrinks_beyond() -> None:
@@ -146,7 +146,7 @@ def test_a_share_that_nobody_used_does_not_grow() -> None:
     share = _share()
     for _ in range(50):
         share.learn(1.0, had_full_share=False)
-    assert share.chunk(carries_decodes=True) == 16
+    assert share.chunk(carries_decodes=True) == 64
 
 
 def test_on_a_box_that_is_slow_anyway_a_prompt_rides_with_the_decodes_alone() -> None:

@@ -286,7 +286,8 @@ class Onlooker:
         assert self.limits.prefix_cache or statistics.pages_in_use == reserved
         assert statistics.running <= self.limits.max_running
         assert statistics.waiting <= self.limits.max_waiting
-        assert statistics.frames_in_flight == len(self.under_way) <= self.limits.frames_max
+        assert statistics.frames_in_flight == len(self.under_way)
+        assert len(self.under_way) <= self.limits.prompt_frames_max
         assert self.under_way or not running, "somebody runs, and nothing is under way"
 
 
@@ -296,7 +297,7 @@ def _live_through(limits: Limits, history: list[tuple[str, int]]) -> None:
         onlooker.do(kind, number)
     onlooker.do("back", 0)
     bound = sum(known.prompt + known.new for known in onlooker.alive.values())
-    for _ in range(bound + limits.frames_max):
+    for _ in range(bound + limits.prompt_frames_max):
         if not onlooker.under_way:
             break
         onlooker.land(bound, stopped=set())
