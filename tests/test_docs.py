@@ -42,6 +42,7 @@ FOREIGN_FLAGS = {
     "--version",
     "--editable",
     "--strict",
+    "--rpc",
 }
 """Of other programs that the pages mention, or of every program."""
 
