@@ -1,11 +1,11 @@
 """Attention over pages: writes the frame's keys and values, then lets each token look back.
 
-Two ways to the same numbers. `Read` is the reference, on any device: PyTorch's own attention, one
-call for each sequence, whose pages usually lie side by side, so that its keys are a view. `Group`
+Two ways to the same numbers. `Read` is PyTorch's own attention, one call for each sequence, whose
+pages usually lie side by side, so that its keys are a view: the reference, on any device. `Group`
 is for the CPU: sequences that are alike are computed together, as two products with a softmax
-between them. PyTorch's attention for the CPU has no matrix instructions without AMX, and pays for
-each call; at 16 sequences of 128 tokens the products take half of its time, and a prompt's piece of
-256 tokens a quarter (docs/LOG.md).
+between them. PyTorch's attention for the CPU is slow with a mask and pays for each call; the
+products take two thirds of its time for 16 sequences of 128 tokens, and a third for a later piece
+of a prompt (docs/LOG.md).
 
     T tokens, S tokens so far, N query heads, K key/value heads, G = N / K queries that share a key,
     H head dim, P slots, F frequencies, B sequences of a group, KB pairs of key head and sequence
@@ -34,7 +34,7 @@ class Where:
     cos_T1F: Tensor
     sin_T1F: Tensor
     slots_T: Tensor
-    reads: Sequence[Read] | Sequence[Group]
+    reads: Sequence[Read | Group]
 
 
 def write(cache_PKH: Tensor, new_TKH: Tensor, slots_T: Tensor) -> None:
@@ -45,7 +45,7 @@ def attend(
     q_TNH: Tensor,
     keys_PKH: Tensor,
     values_PKH: Tensor,
-    reads: Sequence[Read] | Sequence[Group],
+    reads: Sequence[Read | Group],
 ) -> Tensor:
     """What each query found, [T, N, H]. The frame's own keys and values are already written."""
     if len(reads) == 1:

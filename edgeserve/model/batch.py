@@ -20,11 +20,13 @@ from torch import Tensor
 
 from edgeserve.families.spec import PAGE_TOKENS
 
-TOGETHER_KEYS_MAX = 512
-"""Sequences that read more keys than this are read alone, as they lie: copying them side by side
-would cost more than the calls that it saves (docs/LOG.md)."""
 TOGETHER_TOKENS_MAX = 16
 """Decodes and verified guesses are computed together; a piece of a prompt is work enough alone."""
+TOGETHER_KEYS_MAX = 512
+"""Sequences that read more keys are read alone, as they lie: at 1024 copying them side by side costs
+what the calls do that it saves (docs/LOG.md)."""
+GROUP_KEYS_MAX = 8192
+"""Copied at once: 2 x 64 MiB with 32 key heads of 128 in bf16."""
 
 
 @dataclass(frozen=True)
@@ -122,8 +124,11 @@ class PackedBatch:
             for segment, row in zip(self.segments, self._first_rows(), strict=True)
         ]
 
-    def groups(self, window_tokens: int | None, dtype: torch.dtype) -> list[Group]:
-        """The same segments, those that are alike together; masks are made for `dtype`."""
+    def groups(self, window_tokens: int | None, dtype: torch.dtype) -> list[Read | Group]:
+        """The same segments, those that are alike together; masks are made for `dtype`.
+
+        PyTorch's own attention is the quicker one for a segment alone that needs no mask.
+        """
         alike: defaultdict[tuple[int, int], list[_Placed]] = defaultdict(list)
         for number, (segment, row) in enumerate(
             zip(self.segments, self._first_rows(), strict=True)
@@ -131,7 +136,14 @@ class PackedBatch:
             placed = _Placed.at(row, segment, window_tokens)
             alike[segment.tokens, placed.keys_at_most or -number].append(placed)
         device = self.slots_T.device
-        return [_group(each, window_tokens, dtype, device) for each in alike.values()]
+        found: list[Read | Group] = []
+        for placed_alike in alike.values():
+            for some in _parts(placed_alike):
+                alone = _read(some[0].segment, some[0].row, window_tokens, device)
+                is_simple = len(some) == 1 and alone.mask_TS is None
+                group = None if is_simple else _group(some, window_tokens, dtype, device)
+                found.append(group or alone)
+        return found
 
     def _first_rows(self) -> Iterator[int]:
         row = 0
@@ -190,6 +202,13 @@ class _Placed:
         """Keys as a power of two, so that little is padded; 0 if it is better computed alone."""
         alone = self.keys > TOGETHER_KEYS_MAX or self.segment.tokens > TOGETHER_TOKENS_MAX
         return 0 if alone else 1 << (self.keys - 1).bit_length()
+
+
+def _parts(alike: list[_Placed]) -> Iterator[list[_Placed]]:
+    """Of as many segments as may be copied side by side."""
+    size = GROUP_KEYS_MAX // (alike[0].keys_at_most or GROUP_KEYS_MAX)
+    for start in range(0, len(alike), size):
+        yield alike[start : start + size]
 
 
 def _group(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from edgeserve.model import attention
 from edgeserve.model.attention import attend
-from edgeserve.model.batch import PackedBatch, PagedSegment
+from edgeserve.model.batch import Group, PackedBatch, PagedSegment
 
 KV_HEADS, SHARE, DIM = 2, 3, 8
 PAGES = 160
@@ -72,22 +72,33 @@ def test_key_heads_taken_one_by_one_find_the_same(monkeypatch: pytest.MonkeyPatc
 def test_decodes_of_similar_length_are_one_computation() -> None:
     fed = [PagedSegment((2 * i, 2 * i + 1), 20 + i, 1) for i in range(8)]
     [group] = PackedBatch.build(fed, "cpu").groups(None, torch.float32)
+    assert isinstance(group, Group)
     assert (group.segments, group.rows) == (8, slice(0, 8))
 
 
-def test_a_sequence_alone_in_consecutive_pages_is_not_copied() -> None:
+def test_a_sequence_alone_is_read_where_it_lies() -> None:
     long = [PagedSegment(tuple(range(at, at + 40)), 600, 1) for at in (8, 48)]
-    groups = PackedBatch.build([PagedSegment((2, 3), 20, 1), *long], "cpu").groups(
+    guesses = PagedSegment((2, 3), 20, 3)
+    reads = PackedBatch.build([guesses, *long, PagedSegment((4,), 0, 9)], "cpu").groups(
         None, torch.float32
     )
-    # Long ones stay where they lie, whoever else decodes.
-    assert [each.slots for each in groups] == [slice(32, 53), slice(128, 729), slice(768, 1369)]
-    assert [each.mask_BTS for each in groups] == [None, None, None]
+    # Long ones are not copied, whoever else decodes. Only what needs a mask is ours to compute.
+    assert [each.slots for each in reads] == [
+        slice(32, 55), slice(128, 729), slice(768, 1369), slice(64, 73),
+    ]  # fmt: skip
+    assert [isinstance(each, Group) for each in reads] == [True, False, False, False]
+
+
+def test_a_group_copies_no_more_keys_than_it_may() -> None:
+    fed = [PagedSegment(tuple(range(40 * i, 40 * i + 40)), 400 + i, 1) for i in range(20)]
+    groups = PackedBatch.build(fed, "cpu").groups(None, torch.float32)
+    assert [each.segments for each in groups if isinstance(each, Group)] == [16, 4]
+    #       16 x 512 keys are what may be copied at once
 
 
 def test_a_group_costs_at_most_twice_its_keys() -> None:
     fed = [PagedSegment(tuple(range(20 * i, 20 * i + 20)), 35 * i, 1) for i in range(8)]
     for group in PackedBatch.build(fed, "cpu").groups(None, torch.float32):
-        if group.mask_BTS is not None:
+        if isinstance(group, Group) and group.mask_BTS is not None:
             seen = (group.mask_BTS == 0).sum()
             assert seen * 2 > group.mask_BTS.numel()
