@@ -23,8 +23,8 @@ from edgeserve.families.spec import PAGE_TOKENS
 TOGETHER_TOKENS_MAX = 16
 """Decodes and verified guesses are computed together; a piece of a prompt is work enough alone."""
 TOGETHER_KEYS_MAX = 512
-"""Sequences that read more keys are read alone, as they lie: at 1024 copying them side by side costs
-what the calls do that it saves (docs/LOG.md)."""
+"""Sequences that read more keys are read alone, as they lie: at 1024 copying them side by side
+costs what the calls do that it saves (docs/LOG.md)."""
 GROUP_KEYS_MAX = 8192
 """Copied at once: 2 x 64 MiB with 32 key heads of 128 in bf16."""
 

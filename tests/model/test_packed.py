@@ -54,6 +54,17 @@ def test_the_layout_that_is_fastest_over_all_batch_sizes_is_chosen() -> None:
     )
 
 
+@pytest.mark.parametrize(("second_s", "chosen"), [(0.009, "first"), (0.008, "second")])
+def test_another_layout_has_to_be_clearly_faster_than_the_first(
+    second_s: float, chosen: str
+) -> None:
+    clock = ManualClock()
+    layouts = {"first": taking(clock, 0.01, 0.01), "second": taking(clock, second_s, second_s)}
+    prepare = FastestLayout(clock=clock, layouts=layouts, small_bytes=0)
+    prepare("layers.0.qkv", product(8, 4))
+    assert prepare.tried[torch.Size((8, 4))].layout == chosen
+
+
 def test_a_shape_is_tried_once_and_its_layers_share_the_result() -> None:
     clock = ManualClock()
     prepare = FastestLayout(clock=clock, layouts={"only": taking(clock, 0.01, 0.01)}, small_bytes=0)
