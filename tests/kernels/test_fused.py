@@ -5,6 +5,8 @@ the tokens are fed; and `CudaFrames` with its padded rows gives what a frame alo
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from edgeserve.families.sampling import Sampling
 from edgeserve.families.spec import ModelSpec
 from edgeserve.families.stage import Stage, cut
 from edgeserve.model.batch import PackedBatch, PagedSegment
+from edgeserve.model.fused import Computed
 from edgeserve.model.pages import KvPages
 from edgeserve.model.sampling import SampleRow, choose
 from edgeserve.model.slice import Slice
@@ -173,6 +176,26 @@ def test_what_a_graph_computed_before_does_not_reach_the_next_frame(
 
     want = other.fused(quiet, [PagedSegment((3,), 0, 1)], asked)
     torch.testing.assert_close(got, want, atol=ATOL, rtol=0)
+
+
+@pytest.mark.slow
+def test_a_frame_takes_the_smallest_graph_that_holds_it(
+    folder: Callable[[str], Path], device: torch.device
+) -> None:
+    pair, replayed = Pair(folder("llama2"), cut((3, 1))[1], device), list[int]()
+    for rows, recorded in pair.frames._recorded.items():
+        spy = partial(_noted, replayed, rows, recorded.replay)
+        pair.frames._recorded[rows] = replace(recorded, replay=spy)
+
+    for tokens in (1, 2, 3, 4, 9):
+        pair.fused(torch.ones((tokens, pair.spec.hidden)), [PagedSegment(A, 0, tokens)])
+
+    assert replayed == [1, 2, 4, 4]  # and none that has room for nine
+
+
+def _noted(replayed: list[int], rows: int, replay: Callable[[], Computed]) -> Computed:
+    replayed.append(rows)
+    return replay()
 
 
 def test_graphs_are_no_larger_than_frames_can_be() -> None:
