@@ -14,11 +14,14 @@ from safetensors.torch import load_file, save_file
 from edgeserve.clock import MonotonicClock
 from edgeserve.config import WorkerSettings
 from edgeserve.families.folder import open_model
+from edgeserve.families.sampling import Sampling
 from edgeserve.families.spec import Dtype
 from edgeserve.families.stage import cut
+from edgeserve.schedule.micro_batch import Segment
+from edgeserve.wire.frame import Frame, Open
 from edgeserve.wire.messages import LoadOrder
 from edgeserve.worker.device import open_device
-from edgeserve.worker.stage import ResidentStage, load_stage
+from edgeserve.worker.stage import ResidentStage, Taken, load_stage
 from tests.model.tiny import save_tiny
 
 
@@ -57,3 +60,32 @@ def test_weights_that_changed_in_their_folder_are_not_held(resident: ResidentSta
     save_file(tensors, file, metadata={"format": "pt"})
 
     assert not resident.holds(resident.order, resident.order.model)
+
+
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable")  # as the worker does
+def test_a_token_is_remembered_by_a_sequence_that_is_penalised(
+    resident: ResidentStage,
+) -> None:
+    clock, table = MonotonicClock(), resident.new_table()
+    kinds = {1: Sampling(repetition_penalty=1.5), 2: Sampling()}
+    frame = Frame(
+        frame=1,
+        open=tuple(
+            Open(sequence=number, pages=(number,), sampling=each, history=(7, 8))
+            for number, each in kinds.items()
+        ),
+        segments=tuple(
+            Segment(sequence=number, first_position=0, tokens=2, sample=True) for number in kinds
+        ),
+        payload=torch.ones((4, 32)).numpy().tobytes(),
+    )
+    with torch.inference_mode():
+        sequences = table.take(frame)
+        launched = resident.launch(frame, sequences, clock)
+
+    result = launched.finish(Taken(received_s=0.0, decode_s=0.0, started_s=0.0), clock)
+
+    assert [each.sequence for each in result.sampled] == [1, 2]
+    assert sequences[0].history == [7, 8, result.sampled[0].token]
+    assert sequences[1].history == [7, 8]
+    assert result.payload == b""
