@@ -83,11 +83,11 @@ def _attend_group(q_TNH: Tensor, keys_PKH: Tensor, values_PKH: Tensor, group: Gr
 
 def _side_by_side(cache_PKH: Tensor, group: Group) -> Tensor:
     """[K, B, S, H]: a view of one sequence in consecutive pages, a copy of any other."""
-    cache_KPH = cache_PKH.transpose(0, 1)
     if isinstance(group.slots, slice):
-        return cache_KPH[:, None, group.slots]
-    some_KXH = cache_KPH.index_select(1, group.slots)
-    return some_KXH.view(len(some_KXH), group.segments, -1, some_KXH.shape[-1])
+        return cache_PKH.transpose(0, 1)[:, None, group.slots]
+    # Slots of the cache as it lies: of the transposed one, PyTorch would first copy every page.
+    some_XKH = cache_PKH.index_select(0, group.slots)
+    return some_XKH.view(group.segments, -1, *cache_PKH.shape[1:]).permute(2, 0, 1, 3)
 
 
 def _look_up(q_KBXH: Tensor, k_KBSH: Tensor, v_KBSH: Tensor, mask_BTS: Tensor | None) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from edgeserve.model import attention
 from edgeserve.model.attention import attend
@@ -67,6 +68,17 @@ def test_key_heads_taken_one_by_one_find_the_same(monkeypatch: pytest.MonkeyPatc
     at_once = attend(*tensors, groups)
     monkeypatch.setattr(attention, "SCORES_MAX", 1)
     torch.testing.assert_close(attend(*tensors, groups), at_once, atol=1e-6, rtol=0)
+
+
+def test_nothing_is_copied_but_what_is_read() -> None:
+    """A worker's pages fill its memory: a copy of them all takes longer than the whole step."""
+    fed = [PagedSegment((40 + 3 * i, 8 * i), 20, 1) for i in range(4)]
+    batch, tensors = case(fed, None)
+    groups = batch.groups(None, torch.float32)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
+        attend(*tensors, groups)
+    copied = sum(max(0, each.self_cpu_memory_usage) for each in watched.key_averages())
+    assert 0 < copied < tensors[1].nbytes / 2
 
 
 def test_decodes_of_similar_length_are_one_computation() -> None:
