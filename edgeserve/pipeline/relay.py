@@ -18,6 +18,7 @@ from edgeserve.clock import Clock
 from edgeserve.errors import EdgeserveError, StageUnavailable, WireError
 from edgeserve.pipeline.deadline import SilenceBound
 from edgeserve.timing.hop import Hop
+from edgeserve.wire import SOON
 from edgeserve.wire.client import RunStream
 from edgeserve.wire.codec import decode_result, with_payload
 from edgeserve.wire.frame import Failure, FrameResult, Sampled
@@ -87,7 +88,8 @@ class Relay:
         self._clock = clock
         self._on_trip = on_trip
         self._on_lost = on_lost
-        self._outbox: asyncio.Queue[tuple[_Frame, bytes]] = asyncio.Queue()
+        self._outbox: asyncio.Queue[tuple[_Frame, bytes] | None] = asyncio.Queue()
+        """None: a frame is about to come."""
         self._tasks: list[asyncio.Task[None]] = []
         self._over = False
 
@@ -121,7 +123,11 @@ class Relay:
     async def _write_first(self, link: StageLink) -> None:
         """Frames into stage 0, in the order in which they were ordered."""
         while True:
-            await self._write(link, *await self._outbox.get())
+            ordered = await self._outbox.get()
+            if ordered is None:
+                await link.stream.send(SOON)
+            else:
+                await self._write(link, *ordered)
 
     async def _write(self, link: StageLink, frame: _Frame, payload: bytes) -> None:
         message = with_payload(frame.head, payload)
@@ -131,6 +137,9 @@ class Relay:
     async def _read_all(self, link: StageLink) -> None:
         while True:
             raw = await link.stream.receive()
+            if raw == SOON:
+                await self._announce_after(link)
+                continue
             now_s = self._clock.now_s()
             result = decode_result(raw)
             if result.frame not in link.under_way:
@@ -141,6 +150,16 @@ class Relay:
             link.last_result_s = now_s
             self._book(link, frame, result, sent_s, now_s)
             await self._pass_on(link, frame, result)
+
+    async def _announce_after(self, link: StageLink) -> None:
+        """The stage will soon be done: the next one, or the first with the next step, is to come.
+        An awake path carries a frame in half of the time (docs/LOG.md).
+        """
+        if link is self.links[-1]:
+            self._outbox.put_nowait(None)
+        else:
+            following = self.links[link.stage + 1]
+            await self._guarded(following, following.stream.send(SOON))
 
     def _book(
         self, link: StageLink, frame: _Frame, result: FrameResult, sent_s: float, now_s: float
@@ -155,10 +174,7 @@ class Relay:
         is_last = link is self.links[-1]
         if not is_last and result.failure is None:
             following = self.links[link.stage + 1]
-            try:
-                await self._write(following, frame, result.payload)
-            except EdgeserveError as error:
-                self._lost(following, str(error))
+            await self._guarded(following, self._write(following, frame, result.payload))
             return
         self._on_trip(
             Trip(

@@ -9,6 +9,11 @@ PROTOCOL = 2
 EPOCH_METADATA = "edgeserve-epoch"
 ERROR_METADATA = "edgeserve-error"
 
+SOON = b""
+"""Either end of Run may send it beside frames: a message is about to come this way. It wakes cores
+and caches that have slept, and asks for nothing.
+"""
+
 MIB = 2**20
 MESSAGE_BYTES_MAX = 64 * MIB
 """Set on both ends. gRPC's default of 4 MiB is 409 tokens of hidden 5120 in fp16; a 2048-token

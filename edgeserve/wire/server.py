@@ -18,7 +18,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from edgeserve.config import Address
 from edgeserve.errors import BadSettings, EdgeserveError, WireError
-from edgeserve.wire import EPOCH_METADATA, ERROR_METADATA, MESSAGE_BYTES_MAX
+from edgeserve.wire import EPOCH_METADATA, ERROR_METADATA, MESSAGE_BYTES_MAX, SOON
 from edgeserve.wire.messages import (
     Description,
     LoadOrder,
@@ -61,8 +61,12 @@ class Handler(Protocol):
 
     def load(self, order: LoadOrder) -> AsyncIterator[LoadProgress]: ...
 
-    def open_session(self, epoch: int, reply: Callable[[bytes], None]) -> RunSession:
-        """`reply` may be called from any thread. Raises WireError for an epoch that is over."""
+    def open_session(
+        self, epoch: int, reply: Callable[[bytes], None], announce: Callable[[float], None]
+    ) -> RunSession:
+        """`reply` may be called from any thread, and so may `announce`, with the seconds after
+        which to send SOON. Raises WireError for an epoch that is over.
+        """
         ...
 
 
@@ -147,14 +151,18 @@ async def _run(handler: Handler, requests: AsyncIterator[bytes], context: Any) -
         here = threading.get_ident() == loop_thread
         (loop.call_soon if here else loop.call_soon_threadsafe)(results.put_nowait, raw)
 
+    def announce(in_s: float) -> None:
+        loop.call_soon_threadsafe(loop.call_later, in_s, results.put_nowait, SOON)
+
     epoch = _epoch(context)
-    session = handler.open_session(epoch, reply)
+    session = handler.open_session(epoch, reply, announce)
     writer = asyncio.create_task(_write(context, results))
     try:
         # Tells the gateway that its stream was taken, before there is a result.
         await context.send_initial_metadata(((EPOCH_METADATA, str(epoch)),))
         async for raw in requests:
-            session.submit(raw)
+            if raw != SOON:
+                session.submit(raw)
     finally:
         session.close()
         writer.cancel()

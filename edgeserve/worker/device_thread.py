@@ -1,8 +1,8 @@
 """One thread that runs frames in the order in which they came, and one that finishes them.
 
 gRPC's loop only moves bytes. While the device thread computes frame n, the loop decodes frame n+1,
-and the finisher waits for the device, copies out and encodes frame n-1. The exception is a CPU's
-short frame that has nothing before it: it runs on the loop, see SHORT_S.
+and the finisher waits for the device, copies out and encodes frame n-1. The exception is a short
+frame that has nothing before it: it starts on the loop, see SHORT_S.
 """
 
 from __future__ import annotations
@@ -28,10 +28,15 @@ from edgeserve.worker.stage import Launched, ResidentStage, Taken
 log = logging.getLogger(__name__)
 
 STOP_S = 5.0
-SHORT_S = 0.03
-"""A frame that a CPU computes in less runs on the loop itself: handing it to a thread and its
-result back are two wake-ups, a quarter of a hop's cost (docs/LOG.md). A loop that is deaf for 30 ms
-harms nobody, while a long prompt's frame of seconds would starve health checks."""
+SHORT_S = 0.005
+"""A frame that a CPU computes in less, or that a GPU is told in less, starts on the loop itself:
+handing it to a thread is a wake-up, and a CPU's result back another one, a quarter of a hop's cost
+(docs/LOG.md). Longer ones stay on one thread: were two to compute, each would have OpenMP threads
+of its own, more than cores, and those do not spin."""
+COLD_S, EARLY_S = 5e-3, 2e-3
+"""After some silence cores, caches and connections take twice as long to carry a message. So long
+before the result of a frame that takes longer than COLD_S, an empty message goes the same way, and
+the path is awake (docs/LOG.md)."""
 
 
 @dataclass(kw_only=True)
@@ -42,6 +47,8 @@ class Session:
     """None once the session is over: an idle stream must not keep a slice in memory."""
     thread: DeviceThread
     reply: Callable[[bytes], None]
+    announce: Callable[[float], None]
+    """Says in so many seconds that a result is about to come."""
     closed: bool = False
     """The stream has ended: there is nobody to reply to."""
     table: SequenceTable = field(init=False)
@@ -93,7 +100,9 @@ class DeviceThread:
         self.clock = clock
         self._unfinished = 0
         self._lock = threading.Lock()
-        self._took_s: dict[int, float] = {}  # the last time for frames of about so many tokens
+        self._launch_s: dict[int, float] = {}  # the last time for frames of about so many tokens
+        self._compute_s: dict[int, float] = {}  # the last time for frames of exactly so many
+        self._due_s = 0.0  # when all that was launched should be done
         self._work: queue.SimpleQueue[Job | Callable[[], None] | None] = queue.SimpleQueue()
         self._launched: queue.SimpleQueue[tuple[Job, Taken, Launched | LaunchedPaced] | None] = (
             queue.SimpleQueue()
@@ -106,7 +115,7 @@ class DeviceThread:
             thread.start()
 
     def submit(self, job: Job) -> None:
-        if self._unfinished == 0 and self._took_s.get(_size(job.frame), SHORT_S) < SHORT_S:
+        if self._unfinished == 0 and self._launch_s.get(_size(job.frame), SHORT_S) < SHORT_S:
             with torch.inference_mode():
                 self._run(job)
         else:
@@ -148,18 +157,28 @@ class DeviceThread:
         stage = job.session.stage_now()
         sequences = job.session.table.take(job.frame)
         launched = stage.launch(job.frame, sequences, self.clock)
+        self._launch_s[_size(job.frame)] = self.clock.now_s() - started_s
         if isinstance(launched, LaunchedPaced) or launched.watch.cuda:
             self._launched.put((job, taken, launched))
+            self._announce(job)
         else:  # a CPU has finished already: another thread would only cost a wake-up
-            self._took_s[_size(job.frame)] = sum(launched.watch.laps_s())
             self._finish(job, taken, launched)
 
     def _finish_all(self) -> None:
         while (waiting := self._launched.get()) is not None:
             self._guarded(waiting[0], functools.partial(self._finish, *waiting))
 
+    def _announce(self, job: Job) -> None:
+        """That its result is about to come, as far as that is known."""
+        now_s, takes_s = self.clock.now_s(), self._compute_s.get(job.frame.tokens, 0.0)
+        self._due_s = max(self._due_s, now_s) + takes_s
+        if takes_s > COLD_S:
+            job.session.announce(self._due_s - EARLY_S - now_s)
+
     def _finish(self, job: Job, taken: Taken, launched: Launched | LaunchedPaced) -> None:
-        _reply(job, launched.finish(taken, self.clock))
+        result = launched.finish(taken, self.clock)
+        self._compute_s[job.frame.tokens] = result.time.compute_s
+        _reply(job, result)
 
     def _guarded(self, job: Job, work: Callable[[], None]) -> None:
         """The border of the device: whatever a frame does here, its gateway hears of it, and the

@@ -63,12 +63,16 @@ class WorkerHandler:
         done_bytes = self._stage.loaded.slice_bytes
         yield LoadProgress(bytes_done=done_bytes, bytes_total=done_bytes, loaded=self._stage.loaded)
 
-    def open_session(self, epoch: int, reply: Callable[[bytes], None]) -> Session:
+    def open_session(
+        self, epoch: int, reply: Callable[[bytes], None], announce: Callable[[float], None]
+    ) -> Session:
         self._check_epoch(epoch)
         if self._stage is None or epoch != self._epoch:
             raise WireError("this worker holds no stage for this epoch; Load comes before Run")
         self._end_session(epoch)
-        self._session = Session(stage=self._stage, thread=self._thread, reply=reply)
+        self._session = Session(
+            stage=self._stage, thread=self._thread, reply=reply, announce=announce
+        )
         return self._session
 
     def close(self) -> None:

@@ -388,7 +388,9 @@ class _FakeHandler:
         assert order.epoch < 0, "nothing may be loaded here"
         yield LoadProgress(bytes_done=0, bytes_total=0)
 
-    def open_session(self, epoch: int, reply: Callable[[bytes], None]) -> RunSession:
+    def open_session(
+        self, epoch: int, reply: Callable[[bytes], None], announce: Callable[[float], None]
+    ) -> RunSession:
         raise AssertionError("no frame may be sent here")
 
 

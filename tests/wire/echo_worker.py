@@ -26,7 +26,9 @@ class EchoHandler:
     async def load(self, order: LoadOrder) -> AsyncIterator[LoadProgress]:
         yield LoadProgress(bytes_done=0, bytes_total=0)
 
-    def open_session(self, epoch: int, reply: Callable[[bytes], None]) -> EchoSession:
+    def open_session(
+        self, epoch: int, reply: Callable[[bytes], None], announce: Callable[[float], None]
+    ) -> EchoSession:
         return EchoSession(reply)
 
 

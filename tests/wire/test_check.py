@@ -22,7 +22,9 @@ class NeverAsked:
     def load(self, order: LoadOrder) -> AsyncIterator[LoadProgress]:
         raise AssertionError
 
-    def open_session(self, epoch: int, reply: Callable[[bytes], None]) -> RunSession:
+    def open_session(
+        self, epoch: int, reply: Callable[[bytes], None], announce: Callable[[float], None]
+    ) -> RunSession:
         raise AssertionError
 
 

@@ -27,7 +27,7 @@ from edgeserve.errors import (
 )
 from edgeserve.families.spec import Dtype
 from edgeserve.families.stage import LayerRange, Stage
-from edgeserve.wire import EPOCH_METADATA, MESSAGE_BYTES_MAX, PROTOCOL
+from edgeserve.wire import EPOCH_METADATA, MESSAGE_BYTES_MAX, PROTOCOL, SOON
 from edgeserve.wire.client import WorkerClient
 from edgeserve.wire.messages import Description, Loaded, LoadOrder, LoadProgress
 from edgeserve.wire.server import SERVICE, WorkerServer
@@ -71,6 +71,7 @@ class EchoSession:
     """Answers every frame with its own bytes, from another thread as a device does."""
 
     reply: Callable[[bytes], None]
+    announce: Callable[[float], None]
     closed: asyncio.Event = field(default_factory=asyncio.Event)
     device: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(max_workers=1))
 
@@ -79,6 +80,9 @@ class EchoSession:
             raise WireError("7 bytes are not a Frame")
         if raw == b"die":
             raise ZeroDivisionError("the handler is broken")
+        assert raw != SOON, "it is no frame"
+        if raw == b"announce":
+            self.device.submit(self.announce, 0.01)
         if raw == b"grow":
             raw = bytes(MESSAGE_BYTES_MAX + 1)
         self.device.submit(self.reply, raw)
@@ -108,10 +112,12 @@ class FakeHandler:
             raise self.load_error
         yield LoadProgress(bytes_done=100, bytes_total=100, loaded=LOADED)
 
-    def open_session(self, epoch: int, reply: Callable[[bytes], None]) -> EchoSession:
+    def open_session(
+        self, epoch: int, reply: Callable[[bytes], None], announce: Callable[[float], None]
+    ) -> EchoSession:
         if epoch < self.epoch:
             raise WireError(f"epoch {epoch} is over")
-        self.sessions.append(EchoSession(reply=reply))
+        self.sessions.append(EchoSession(reply=reply, announce=announce))
         return self.sessions[-1]
 
 
@@ -366,6 +372,16 @@ async def test_results_come_in_the_order_of_their_frames() -> None:
         results = [await stream.receive() for _ in frames]
         await sending
     assert results == frames
+
+
+@pytest.mark.asyncio
+async def test_what_is_announced_passes_both_ways_beside_the_frames() -> None:
+    async with _serving(FakeHandler()) as client:
+        stream = client.run(5)
+        await stream.wait_until_open()
+        for message in (SOON, b"announce", SOON, b"frame"):
+            await stream.send(message)
+        assert sorted([await stream.receive() for _ in range(3)]) == [SOON, b"announce", b"frame"]
 
 
 @pytest.mark.asyncio

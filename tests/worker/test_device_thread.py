@@ -16,8 +16,8 @@ from edgeserve.schedule.micro_batch import Segment
 from edgeserve.timing.hop import StageTime
 from edgeserve.wire.codec import decode_result
 from edgeserve.wire.frame import Frame, FrameResult
-from edgeserve.worker.device_thread import SHORT_S, DeviceThread, Job, Session
-from edgeserve.worker.stage import ResidentStage
+from edgeserve.worker.device_thread import COLD_S, EARLY_S, SHORT_S, DeviceThread, Job, Session
+from edgeserve.worker.stage import ResidentStage, Taken
 
 LOOP = threading.get_ident()
 WAIT_S = 5.0
@@ -28,8 +28,11 @@ class FakeStage:
     """Takes as long as it is told to say, and may be held back."""
 
     takes_s: float
+    """On a CPU. What a GPU is told takes no time."""
+    clock: ManualClock
     cuda: bool = False
     released: threading.Event = field(default_factory=threading.Event)
+    may_finish: threading.Event = field(default_factory=threading.Event)
     ran_on: list[int] = field(default_factory=list)
 
     def new_table(self) -> FakeStage:
@@ -40,13 +43,11 @@ class FakeStage:
             raise WireError("too many tokens")
         return []
 
-    def laps_s(self) -> list[float]:
-        """It is its own stopwatch, too."""
-        return [0.0, self.takes_s, 0.0]
-
     def launch(self, frame: Frame, _sequences: Any, _clock: Any) -> FakeLaunched:
         assert self.released.wait(WAIT_S)
         self.ran_on.append(threading.get_ident())
+        if not self.cuda:
+            self.clock.advance(self.takes_s)
         return FakeLaunched(frame.frame, self)
 
 
@@ -55,21 +56,32 @@ class FakeLaunched:
     frame: int
     watch: FakeStage
 
-    def finish(self, _taken: Any, _clock: Any) -> FrameResult:
-        return FrameResult(frame=self.frame, time=StageTime())
+    def finish(self, taken: Taken, clock: Any) -> FrameResult:
+        assert self.watch.may_finish.wait(WAIT_S)
+        if self.watch.cuda:
+            clock.sleep_until(taken.started_s + self.watch.takes_s)
+        return FrameResult(frame=self.frame, time=StageTime(compute_s=self.watch.takes_s))
 
 
 class Bench:
     """A session on a fake stage; results are kept as they come."""
 
-    def __init__(self, takes_s: float) -> None:
-        self.stage = FakeStage(takes_s)
+    def __init__(self, takes_s: float, *, cuda: bool = False) -> None:
+        self.clock = ManualClock()
+        self.stage = FakeStage(takes_s, self.clock, cuda)
         self.stage.released.set()
-        self.thread = DeviceThread(ManualClock())
+        self.stage.may_finish.set()
+        self.thread = DeviceThread(self.clock)
+        self.announced_s: list[float] = []
         self.results: list[FrameResult] = []
         self._came = threading.Semaphore(0)
         stage = cast("ResidentStage", self.stage)
-        self.session = Session(stage=stage, thread=self.thread, reply=self._reply)
+        self.session = Session(
+            stage=stage,
+            thread=self.thread,
+            reply=self._reply,
+            announce=self.announced_s.append,
+        )
 
     def submit(self, number: int, tokens: int = 1) -> None:
         segment = Segment(sequence=1, first_position=0, tokens=tokens, samples=0)
@@ -135,6 +147,49 @@ def test_a_short_frame_never_overtakes_one_that_waits() -> None:
 
     assert bench.wait_for(2) == [1, 2, 3]
     assert bench.stage.ran_on[2] != LOOP
+    bench.thread.stop()
+
+
+def test_a_gpu_is_told_on_the_loop_however_long_it_computes() -> None:
+    bench = Bench(takes_s=SHORT_S * 10, cuda=True)
+    for number in (1, 2):
+        bench.submit(number)
+        bench.wait_for(1)
+        bench.settle()
+
+    assert [ran_on == LOOP for ran_on in bench.stage.ran_on] == [False, True]
+    bench.thread.stop()
+
+
+@pytest.mark.parametrize(("takes_s", "early"), [(0.030, True), (COLD_S / 2, False)])
+def test_a_result_is_announced_shortly_before_if_it_took_long_last_time(
+    takes_s: float, early: bool
+) -> None:
+    bench = Bench(takes_s=takes_s, cuda=True)
+    for number in (1, 2):
+        bench.submit(number)
+        bench.wait_for(1)
+        bench.settle()
+
+    # Nobody knows how long the first one takes.
+    assert bench.announced_s == ([pytest.approx(takes_s - EARLY_S)] if early else [])
+    bench.thread.stop()
+
+
+def test_a_result_behind_another_is_announced_when_it_is_due_itself() -> None:
+    bench = Bench(takes_s=0.030, cuda=True)
+    bench.submit(1)
+    bench.wait_for(1)
+    bench.settle()
+    bench.stage.may_finish.clear()
+    for number in (2, 3):
+        bench.submit(number)
+    bench.settle()
+    assert bench.announced_s == [
+        pytest.approx(0.030 - EARLY_S), pytest.approx(0.060 - EARLY_S),
+    ]  # fmt: skip
+    bench.stage.may_finish.set()
+    bench.wait_for(2)
     bench.thread.stop()
 
 

@@ -221,7 +221,7 @@ def test_frames_pass_through_the_device_thread_in_order_without_holding_up_who_s
         results.append(decode_result(raw))
         came.release()
 
-    session = Session(stage=loaded(clock), thread=thread, reply=reply)
+    session = Session(stage=loaded(clock), thread=thread, reply=reply, announce=lambda _in_s: None)
     session.table._open = {1: opened(1)[0]}
     for number in (1, 2, 3):
         ready = frame(decode(), number=number, payload=bytes(10_240))

@@ -75,7 +75,7 @@ def test_a_token_is_remembered_by_a_sequence_that_is_penalised(
             for number, each in kinds.items()
         ),
         segments=tuple(
-            Segment(sequence=number, first_position=0, tokens=2, sample=True) for number in kinds
+            Segment(sequence=number, first_position=0, tokens=2, samples=1) for number in kinds
         ),
         payload=torch.ones((4, 32)).numpy().tobytes(),
     )
