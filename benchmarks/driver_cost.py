@@ -53,7 +53,9 @@ def main() -> None:
 async def measure(sequences: int) -> list[float]:
     """Microseconds of each step in which all sequences decode."""
     draw = random.Random(0)
-    limits = Limits(stages=STAGES, pages=100_000, context_tokens=4096, micro_batches=1)
+    limits = Limits(
+        stages=STAGES, processors=STAGES, pages=100_000, context_tokens=4096, micro_batches=1
+    )
     labels = tuple(StageLabel(stage=i, worker=f"10.0.0.{i}:1", layers=(i, i + 1)) for i in range(3))
     loop = asyncio.get_running_loop()
     driver, relay = Driver(Scheduler(limits), labels, MonotonicClock(), loop), IdleRelay()

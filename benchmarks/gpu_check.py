@@ -190,7 +190,7 @@ def start_worker(number: int, setup: Setup) -> Child:
     arguments += ["--memory", str(setup.memory_bytes)]
     if setup.device == "cpu":
         arguments += ["--threads", "1"]
-    waits = {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT)}
+    waits = {"PYTHONPATH": str(ROOT)}
     return start_child(f"worker {number}", arguments, "edgeserve worker listening on", waits)
 
 

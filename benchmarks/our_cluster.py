@@ -38,7 +38,7 @@ from edgeserve.launch.processes import Child, start_child
 from edgeserve.probe.prompts import prompt_text
 
 START_TIMEOUT_S = 300.0
-STAGGER_STEPS = 24
+STAGGER_STEPS = 64
 """Sequences of a batch begin to decode one prompt after another: 16 prompts of 128 tokens are 8
 chunks of 256, and each is read beside a step of those that decode already."""
 PLAIN = {"speculate": "off"}
@@ -47,8 +47,6 @@ WEIGHTS_SLACK = 1.15  # stages are not of one size: one has the embedding, one t
 PAGES_AND_RESERVE_BYTES = 600 * 10**6
 RSS_ALLOWED_BYTES = 600 * 10**6
 """What the project allows a worker beside its slice and its pages."""
-# Threads that wait for work must sleep: the other workers of this machine need the cores.
-ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +86,7 @@ class OurCluster:
             f"worker {i}",
             ["worker", "--listen", "127.0.0.1:0", *flags],
             "edgeserve worker listening on",
-            ENVIRONMENT,
+            {},
         )
 
     def _start_gateway(self, addresses: list[str]) -> Child:

@@ -1,7 +1,7 @@
 """How fast one slice computes, in this process, with no network: prepared products and grouped
 attention against plain ones with attention sequence by sequence.
 
-    OMP_WAIT_POLICY=PASSIVE python benchmarks/slice_speed.py --layers 8 --dtype bf16
+    GOMP_SPINCOUNT=20000 python benchmarks/slice_speed.py --layers 8 --dtype bf16
 
 Both sides hold the same random weights and take turns, ABBA; medians. "Plain" is what the
 tests compare with: `F.linear`, and PyTorch's attention once for each sequence.

@@ -252,15 +252,20 @@ def environment_with(changes: Mapping[str, str]) -> dict[str, str]:
     return {**os.environ, **changes}
 
 
+SPINS = 20_000
+"""Some 0.2 ms: from one operation to the next, but not from one frame to the next. Without, each
+operation wakes the other threads anew, a fifth of a step's time (docs/LOG.md)."""
+
+
 def tell_openmp(threads: int) -> None:
-    """How many threads compute, 0 for all cores, and that they sleep while they wait: spinning, as
-    they would, takes the cores from the other workers of the machine.
+    """How many threads compute, 0 for all cores, and that those that wait soon sleep: spinning for
+    long, as they would, takes the cores from the other workers of the machine.
 
     To be called before torch is loaded, which is when OpenMP reads its environment. Setting the
     number later counts for one thread only, and frames are computed on another. What the
     environment says about waiting already stays.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
     if threads:
         os.environ["OMP_NUM_THREADS"] = str(threads)
 
