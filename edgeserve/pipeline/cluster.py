@@ -51,6 +51,15 @@ class Member:
         return str(self.client.address)
 
 
+def processors(members: tuple[Member, ...]) -> int:
+    """How many frames can be computed at once: workers on one machine's CPU share it."""
+    shared = {
+        each.client.address.host if each.description.device == "cpu" else each.name
+        for each in members
+    }
+    return len(shared)
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoadedStage:
     """A member that holds its stage, with a stream of frames to it."""

@@ -28,6 +28,7 @@ from edgeserve.pipeline.cluster import (
     load,
     next_epoch,
     plan_for,
+    processors,
     simulation_of,
 )
 from edgeserve.pipeline.deadline import SilenceBound
@@ -221,7 +222,7 @@ class PipelineEngine:
             self._plan = plan_for(self._settings, self._source, members)
             simulation = simulation_of([member.description for member in members])
             self._hooks.planned(self._plan, simulation)
-            self._driver = self._new_driver(self._plan, http_loop)
+            self._driver = self._new_driver(members, self._plan, http_loop)
             await self._build(members, self._plan)
         except EdgeserveError as error:
             report(error)
@@ -296,7 +297,7 @@ class PipelineEngine:
 
     async def _build(self, members: tuple[Member, ...], plan: Plan) -> None:
         self._epoch = epoch = next_epoch(members)
-        limits = self._limits(plan)
+        limits = self._limits(members, plan)
 
         def order(i: int) -> LoadOrder:
             return LoadOrder(
@@ -320,10 +321,11 @@ class PipelineEngine:
             silence=SilenceBound(ceiling_s=self._settings.step_timeout),
         )
 
-    def _limits(self, plan: Plan) -> Limits:
+    def _limits(self, members: tuple[Member, ...], plan: Plan) -> Limits:
         settings = self._settings
         return Limits(
             stages=len(plan.stages),
+            processors=processors(members),
             pages=plan.pages,
             context_tokens=self._source.spec.context_tokens,
             micro_batches=settings.micro_batches or None,
@@ -335,7 +337,9 @@ class PipelineEngine:
             prefix_cache=settings.prefix_cache == "on",
         )
 
-    def _new_driver(self, plan: Plan, http_loop: asyncio.AbstractEventLoop) -> Driver:
+    def _new_driver(
+        self, members: tuple[Member, ...], plan: Plan, http_loop: asyncio.AbstractEventLoop
+    ) -> Driver:
         labels = tuple(
             StageLabel(
                 stage=i,
@@ -344,7 +348,7 @@ class PipelineEngine:
             )
             for i, each in enumerate(plan.stages)
         )
-        scheduler = Scheduler(self._limits(plan))
+        scheduler = Scheduler(self._limits(members, plan))
         speculate = self._settings.speculate
         drafts = None if speculate == "auto" else 0 if speculate == "off" else int(speculate)
         return Driver(scheduler, labels, self._clock, http_loop, drafts)

@@ -43,7 +43,7 @@ class Frames:
 
     def __init__(self, limits: Limits) -> None:
         self.times = StepTimes()
-        self.grouping = Grouping(limits.micro_batches, limits.stages)
+        self.grouping = Grouping(limits.micro_batches, limits.processors, limits.stages)
         self.share = PromptShare(
             stages=limits.stages,
             chunk_max=limits.prefill_chunk,
@@ -206,8 +206,8 @@ class Frames:
             self.times.learn(flight.decoded_tokens, event.compute_s, event.hops_s)
             self.grouping.step(len(self._decoding), self.times)
             return
-        groups = self.grouping.micro_batches
-        quiet_s = cycle_s(groups * flight.decoded_tokens, groups, self.times)
+        groups, processors = self.grouping.micro_batches, self._limits.processors
+        quiet_s = cycle_s(groups * flight.decoded_tokens, groups, processors, self.times)
         if quiet_s:
             slowdown = (event.at_s - flight.ordered_s) / quiet_s
             self.share.learn(slowdown, flight.had_full_share)

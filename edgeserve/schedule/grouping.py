@@ -3,8 +3,8 @@
 With B sequences in G micro-batches, a token of each takes max(all stages + hops, G x the slowest
 stage), each at B/G sequences. While a stage's time hardly depends on its batch, one micro-batch is
 as good as any; where it grows with the batch (long contexts, big batches), one for each stage keeps
-all stages busy. Times are learned, so on a machine whose stages share their cores the promise may
-not be kept: then the change is undone, and the next attempt comes later.
+all stages busy. Stages that share a processor gain nothing: it takes G x all stages / processors.
+Times are learned; if a promise is not kept, the change is undone and the next attempt comes later.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import math
 
 from edgeserve.schedule.step_times import StepTimes
 
-GAIN = 1.1
-"""A change is worth it from here; below it lies noise."""
+GAIN = 1.02
+"""A change is worth it from here; below it lies noise. Three RTX 3060, paced, with 8 sequences in two
+micro-batches gain 3 % (docs/LOG.md)."""
 PATIENCE = 16
 """Steps in a row that must ask for the same change: a second or two of decoding."""
 PATIENCE_MAX = 4096
@@ -23,9 +24,10 @@ PATIENCE_MAX = 4096
 class Grouping:
     """Ask `micro_batches`; call `step` after each quiet step of the decodes."""
 
-    def __init__(self, fixed: int | None, stages: int) -> None:
+    def __init__(self, fixed: int | None, processors: int, stages: int) -> None:
         self.micro_batches = fixed or 1
         self.is_fixed = fixed is not None
+        self._processors = processors
         self._stages = stages
         self._patience = PATIENCE
         self._asked = 1
@@ -46,14 +48,18 @@ class Grouping:
     def _best(self, sequences: int, times: StepTimes) -> int:
         now = min(self.micro_batches, sequences)
         choices = range(1, min(self._stages, sequences) + 1)
-        best = min(choices, key=lambda each: cycle_s(sequences, each, times))
-        gain = cycle_s(sequences, now, times) / max(1e-9, cycle_s(sequences, best, times))
+        best = min(choices, key=lambda each: self._cycle_s(sequences, each, times))
+        gain = self._cycle_s(sequences, now, times) / self._cycle_s(sequences, best, times)
         return best if gain >= GAIN else self.micro_batches
 
+    def _cycle_s(self, sequences: int, micro_batches: int, times: StepTimes) -> float:
+        return max(1e-9, cycle_s(sequences, micro_batches, self._processors, times))
 
-def cycle_s(sequences: int, micro_batches: int, times: StepTimes) -> float:
+
+def cycle_s(sequences: int, micro_batches: int, processors: int, times: StepTimes) -> float:
     """Until each of the sequences has its next token; 0 as long as nothing was measured."""
     time = times.of(math.ceil(sequences / micro_batches))
     if time is None:
         return 0.0
-    return max(time.total_s, micro_batches * time.slowest_s)
+    busiest_s = max(time.slowest_s, time.compute_s / processors)
+    return max(time.total_s, micro_batches * busiest_s)

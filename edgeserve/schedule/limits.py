@@ -10,6 +10,8 @@ class Limits:
     """What the cluster has and what the operator allows."""
 
     stages: int
+    processors: int
+    """Of all stages: fewer than stages if some share theirs."""
     pages: int
     context_tokens: int
     micro_batches: int | None = None

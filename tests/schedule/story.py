@@ -41,8 +41,8 @@ class Story:
         self, *, stages: int = 1, pages: int = 64, context: int = 1024, chunk: int = 16, **more: Any
     ) -> None:
         limits = Limits(
-            stages=stages, pages=pages, context_tokens=context, prefill_chunk=chunk,
-            queue_timeout_s=30.0, **{"micro_batches": 1, **more},
+            stages=stages, processors=stages, pages=pages, context_tokens=context,
+            prefill_chunk=chunk, queue_timeout_s=30.0, **{"micro_batches": 1, **more},
         )  # fmt: skip
         self.scheduler = Scheduler(limits)
         self.now_s = 0.0

@@ -68,10 +68,18 @@ def test_drafts_are_worth_it_while_they_cost_little() -> None:
 
 def test_a_cycle_is_bound_by_the_whole_lap_or_by_the_slowest_stage() -> None:
     times = _times({8: 0.010, 24: 0.024}, hops_s=0.006)
-    assert cycle_s(24, 1, times) == pytest.approx(3 * 0.024 + 0.006)
-    assert cycle_s(24, 3, times) == pytest.approx(3 * 0.010 + 0.006)
+    assert cycle_s(24, 1, 3, times) == pytest.approx(3 * 0.024 + 0.006)
+    assert cycle_s(24, 3, 3, times) == pytest.approx(3 * 0.010 + 0.006)
     slow_links = _times({8: 0.010}, hops_s=0.100)
-    assert cycle_s(24, 3, slow_links) == pytest.approx(0.130)
+    assert cycle_s(24, 3, 3, slow_links) == pytest.approx(0.130)
+
+
+def test_stages_that_share_a_processor_gain_nothing_from_micro_batches() -> None:
+    times = _times({8: 0.010, 24: 0.024}, hops_s=0.006)
+    assert cycle_s(24, 3, 1, times) == pytest.approx(3 * 3 * 0.010)
+    grouping = Grouping(None, processors=1, stages=3)
+    _steps(grouping, times, 3 * PATIENCE)
+    assert grouping.micro_batches == 1
 
 
 def _steps(grouping: Grouping, times: StepTimes, count: int, sequences: int = 24) -> None:
@@ -80,13 +88,13 @@ def _steps(grouping: Grouping, times: StepTimes, count: int, sequences: int = 24
 
 
 def test_one_micro_batch_serves_while_time_hardly_depends_on_the_batch() -> None:
-    grouping = Grouping(None, stages=3)
-    _steps(grouping, _times({8: 0.0287, 24: 0.0300}, hops_s=0.004), 10 * PATIENCE)
+    grouping = Grouping(None, processors=3, stages=3)
+    _steps(grouping, _times({8: 0.0287, 24: 0.0290}, hops_s=0.004), 10 * PATIENCE)
     assert grouping.micro_batches == 1
 
 
 def test_where_time_grows_with_the_batch_each_stage_gets_a_micro_batch() -> None:
-    grouping = Grouping(None, stages=3)
+    grouping = Grouping(None, processors=3, stages=3)
     times = _times({8: 0.035, 24: 0.049}, hops_s=0.004)
     _steps(grouping, times, PATIENCE - 1)
     assert grouping.micro_batches == 1
@@ -99,7 +107,7 @@ def test_where_time_grows_with_the_batch_each_stage_gets_a_micro_batch() -> None
 
 def test_a_promise_that_was_not_kept_is_undone_and_the_next_attempt_comes_later() -> None:
     """Stages that share their cores are not faster side by side."""
-    grouping, changes = Grouping(None, stages=3), []
+    grouping, changes = Grouping(None, processors=3, stages=3), []
     alone = _times({8: 0.030, 24: 0.050})
     together = _times({8: 0.090, 24: 0.050})
     for step in range(400):
@@ -113,7 +121,7 @@ def test_a_promise_that_was_not_kept_is_undone_and_the_next_attempt_comes_later(
 
 
 def test_a_fixed_number_of_micro_batches_stays() -> None:
-    grouping = Grouping(2, stages=3)
+    grouping = Grouping(2, processors=3, stages=3)
     _steps(grouping, _times({8: 0.01, 24: 0.1}), 10 * PATIENCE)
     assert (grouping.micro_batches, grouping.is_fixed) == (2, True)
 

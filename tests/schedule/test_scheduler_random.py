@@ -38,6 +38,7 @@ KINDS = ["land"] * 12 + ["arrive"] * 6 + ["back"] * 2 + ["cancel", "tick", "refu
 LIMITS = st.builds(
     Limits,
     stages=st.integers(1, 4),
+    processors=st.integers(1, 4),
     pages=st.integers(2, 24),
     context_tokens=st.sampled_from([64, 200]),
     micro_batches=st.one_of(st.none(), st.integers(1, 4)),
