@@ -179,7 +179,12 @@ class GatewaySettings:
     )
     max_running: int = setting(64, "sequences that compute at the same time", positive_int)
     max_waiting: int = setting(128, "requests that wait for pages; more get 429", positive_int)
-    prefill_chunk: int = setting(128, "prompt tokens in one frame, at most", positive_int)
+    prefill_chunk: int = setting(
+        0,
+        "prompt tokens in one frame, at most; default: 512 if one processor computes all stages, "
+        "else 64",
+        positive_int,
+    )
     decode_slowdown: float = setting(
         1.6, "times as long as alone that a token may take while others' prompts run", slowdown
     )

@@ -51,13 +51,25 @@ class Member:
         return str(self.client.address)
 
 
-def processors(members: tuple[Member, ...]) -> int:
+CHUNK_ALONE, CHUNK_BESIDE = 512, 64
+"""Prompt tokens in one frame. Where one processor computes all stages, larger ones are read faster.
+Where stages compute beside each other, the last ones wait for the first chunk to reach them, so it
+is small: an RTX 3060 takes as long to read its weights as to compute 64 tokens."""
+
+
+def processors(members: Sequence[Member]) -> int:
     """How many frames can be computed at once: workers on one machine's CPU share it."""
     shared = {
         each.client.address.host if each.description.device == "cpu" else each.name
         for each in members
     }
     return len(shared)
+
+
+def prefill_chunk(settings: GatewaySettings, members: Sequence[Member]) -> int:
+    """As set, or what suits the cluster."""
+    chosen = CHUNK_ALONE if processors(members) == 1 else CHUNK_BESIDE
+    return settings.prefill_chunk or chosen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +128,7 @@ def plan_for(settings: GatewaySettings, source: ModelSource, members: Sequence[M
         for member in members
     ]
     dtype = choose_dtype(settings.dtype, source, members)
-    _check_frame_bytes(settings, source, dtype)
+    _check_frame_bytes(prefill_chunk(settings, members), settings.max_running, source, dtype)
     pages_max = default_pages_max(source.spec, settings.max_running)
     return make_plan(source.spec, dtype, workers, pages_max=pages_max, layers=settings.layers)
 
@@ -138,14 +150,14 @@ def next_epoch(members: Sequence[Member]) -> int:
     return max(unix_ns(), *(member.description.epoch + 1 for member in members))
 
 
-def _check_frame_bytes(settings: GatewaySettings, source: ModelSource, dtype: Dtype) -> None:
+def _check_frame_bytes(chunk: int, max_running: int, source: ModelSource, dtype: Dtype) -> None:
     """The largest frame passes through a message."""
     token_bytes = source.spec.hidden_bytes_per_token(dtype)
-    tokens = settings.prefill_chunk + settings.max_running
+    tokens = chunk + max_running
     tokens_max = (MESSAGE_BYTES_MAX - MIB) // token_bytes  # the rest is for the frame's head
     if tokens > tokens_max:
         raise BadSettings(
-            f"--prefill-chunk {settings.prefill_chunk} and --max-running {settings.max_running} "
+            f"--prefill-chunk {chunk} and --max-running {max_running} "
             f"make frames of {tokens} tokens; of this model at most {tokens_max} fit a message"
         )
 

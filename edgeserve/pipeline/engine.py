@@ -28,6 +28,7 @@ from edgeserve.pipeline.cluster import (
     load,
     next_epoch,
     plan_for,
+    prefill_chunk,
     processors,
     simulation_of,
 )
@@ -331,7 +332,7 @@ class PipelineEngine:
             micro_batches=settings.micro_batches or None,
             max_running=settings.max_running,
             max_waiting=settings.max_waiting,
-            prefill_chunk=settings.prefill_chunk,
+            prefill_chunk=prefill_chunk(settings, members),
             decode_slowdown=settings.decode_slowdown,
             queue_timeout_s=settings.queue_timeout,
             prefix_cache=settings.prefix_cache == "on",

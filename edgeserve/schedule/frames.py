@@ -45,7 +45,7 @@ class Frames:
         self.times = StepTimes()
         self.grouping = Grouping(limits.micro_batches, limits.processors, limits.stages)
         self.share = PromptShare(
-            stages=limits.stages,
+            frames=limits.frames_max,
             chunk_max=limits.prefill_chunk,
             slowdown_max=limits.decode_slowdown,
         )

@@ -14,8 +14,9 @@ import math
 from edgeserve.schedule.step_times import StepTimes
 
 GAIN = 1.02
-"""A change is worth it from here; below it lies noise. Three RTX 3060, paced, with 8 sequences in two
-micro-batches gain 3 % (docs/LOG.md)."""
+"""A change is worth it from here; below it lies noise. 8 sequences on three paced RTX 3060 gain 3 %
+in two micro-batches (docs/LOG.md).
+"""
 PATIENCE = 16
 """Steps in a row that must ask for the same change: a second or two of decoding."""
 PATIENCE_MAX = 4096

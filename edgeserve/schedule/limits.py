@@ -18,7 +18,7 @@ class Limits:
     """Frames of decodes in flight at once; None learns how many are best."""
     max_running: int = 64
     max_waiting: int = 128
-    prefill_chunk: int = 128
+    prefill_chunk: int = 64
     """Prompt tokens in one frame, at most."""
     decode_slowdown: float = 1.6
     """How many times as long a step of decodes may take because of other requests' prompts."""
@@ -32,13 +32,14 @@ class Limits:
 
     @property
     def frames_max(self) -> int:
-        """In flight at once. More than one a stage would only queue there."""
-        return max(self.stages, self.micro_batches or 1)
+        """In flight at once. More than one a processor would only take it from each other."""
+        return max(self.processors, self.micro_batches or 1)
 
     @property
     def prompt_frames_max(self) -> int:
         """The same while full chunks are all there is: at each stage one computes, one arrives."""
-        return max(self.frames_max, 2 * self.stages)
+        arriving = self.stages if self.processors == self.stages else 0
+        return self.frames_max + arriving
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,8 @@ GROWTH_MAX, SHRINKAGE_MAX = 1.2, 0.25
 
 @dataclass(kw_only=True)
 class PromptShare:
-    stages: int
+    frames: int
+    """In flight at once: one of them carries a decode, and all are in its way."""
     chunk_max: int
     slowdown_max: float
     """How many times as long a decode's step may take because of other requests' prompts."""
@@ -31,13 +32,13 @@ class PromptShare:
     """In all frames of one step of the decodes together."""
 
     def __post_init__(self) -> None:
-        self.tokens = self.stages * min(CHUNK_AT_FIRST, self.chunk_max)
+        self.tokens = self.frames * min(CHUNK_AT_FIRST, self.chunk_max)
 
     def chunk(self, carries_decodes: bool) -> int:
-        """Prompt tokens in the next frame: the same in each of the stages' frames, or if they are
-        few, all in the one that also carries decodes.
+        """Prompt tokens in the next frame: the same in each frame, or if they are few, all in the
+        one that also carries decodes.
         """
-        per_frame = int(self.tokens / self.stages)
+        per_frame = int(self.tokens / self.frames)
         if per_frame >= CHUNK_MIN:
             return min(self.chunk_max, per_frame)
         return min(self.chunk_max, int(self.tokens)) if carries_decodes else 0
@@ -47,4 +48,4 @@ class PromptShare:
         factor = min(GROWTH_MAX, max(SHRINKAGE_MAX, self.slowdown_max / max(1.0, slowdown)))
         if factor < 1 or had_full_share:
             tokens = self.tokens * factor
-            self.tokens = min(max(tokens, TOKENS_MIN), self.stages * self.chunk_max)
+            self.tokens = min(max(tokens, TOKENS_MIN), self.frames * self.chunk_max)

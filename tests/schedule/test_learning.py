@@ -129,11 +129,11 @@ def test_a_fixed_number_of_micro_batches_stays() -> None:
 # -- prompts beside decodes
 
 
-def _share(stages: int = 3) -> PromptShare:
-    return PromptShare(stages=stages, chunk_max=128, slowdown_max=1.6)
+def _share(frames: int = 3) -> PromptShare:
+    return PromptShare(frames=frames, chunk_max=128, slowdown_max=1.6)
 
 
-def test_every_stage_gets_a_small_chunk_at_first() -> None:
+def test_every_frame_gets_a_small_chunk_at_first() -> None:
     assert _share().chunk(carries_decodes=True) == 64
     assert _share().chunk(carries_decodes=False) == 64
 
@@ -167,7 +167,7 @@ def test_on_a_box_that_is_slow_anyway_a_prompt_rides_with_the_decodes_alone() ->
 
 
 def test_no_chunk_is_larger_than_a_frame_allows() -> None:
-    share = _share(stages=2)
+    share = _share(frames=2)
     for _ in range(50):
         share.learn(1.0, had_full_share=True)
     assert share.chunk(carries_decodes=True) == 128
