@@ -18,7 +18,7 @@ from unittest.mock import patch
 
 import torch
 
-from edgeserve.clock import MonotonicClock
+from edgeserve.clock import ProcessorTime
 from edgeserve.families.folder import open_model
 from edgeserve.families.spec import PAGE_TOKENS, Dtype, ModelSpec
 from edgeserve.families.stage import cut
@@ -80,7 +80,7 @@ def _options() -> argparse.Namespace:
 
 
 def _preparation(dtype: Dtype) -> Preparation:
-    return Quantise(dtype=dtype) if dtype.is_quantised else FastestLayout(clock=MonotonicClock())
+    return Quantise(dtype=dtype) if dtype.is_quantised else FastestLayout(clock=ProcessorTime())
 
 
 def _slice(spec: ModelSpec, layers: int, prepare: Preparation, dtype: Dtype) -> Slice:

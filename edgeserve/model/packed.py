@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgeserve.clock import Clock
+from edgeserve.clock import Timekeeper
 from edgeserve.model.product import Kernel, MakeKernel, Product
 
 SMALL_BYTES = 4 * 2**20
@@ -32,9 +32,8 @@ would seem fast. With their packed form within the 600 MB that a worker may take
 TRIED_TOKENS = (1, 8, 64)  # a decode, a batch, a piece of a prompt
 WORTH = 1.15  # another layout than the first has to be so many times faster: neighbours make noise
 TRIES = 2  # the faster counts: the first may have to warm up
-BUDGET_S = 2.0
-"""After that the remaining shapes get what most others got. 5 shapes take about 1 s on 2 quiet
-cores; on busy ones the figures would be worth little anyway."""
+BUDGET_S = 6.0
+"""After that the remaining shapes get what most others got. 5 shapes take about half of it."""
 PACKED_FOR_TOKENS = 16
 """oneDNN chooses its layout for a number of tokens. Packed for 1, 16 or 256, all batch sizes take
 the same time to within 10 %, but for the first use of 256."""
@@ -53,7 +52,8 @@ class Tried:
 class FastestLayout:
     """Prepares products one after the other; trying is done once for each shape."""
 
-    clock: Clock
+    clock: Timekeeper
+    """Of processor time, if other workers of the machine load at the same time."""
     layouts: dict[str, MakeKernel] = field(default_factory=lambda: LAYOUTS)
     small_bytes: int = SMALL_BYTES
     tried: dict[torch.Size, Tried] = field(default_factory=dict)
@@ -73,7 +73,8 @@ class FastestLayout:
             for shape, tried in self.tried.items()
         ]
         tokens = ", ".join(map(str, TRIED_TOKENS))
-        return f"products, in ms for {tokens} tokens: {'; '.join(shapes) or 'all plain'}"
+        found = "; ".join(shapes) or "all plain"
+        return f"products, in ms of processor time for {tokens} tokens: {found}"
 
     def _layout_for(self, weight_RC: Tensor) -> str:
         if weight_RC.shape in self.tried:

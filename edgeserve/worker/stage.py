@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from edgeserve.clock import Clock
+from edgeserve.clock import Clock, ProcessorTime
 from edgeserve.errors import DoesNotFit, WireError
 from edgeserve.families.folder import ModelSource, open_model
 from edgeserve.families.spec import Dtype
@@ -239,7 +239,7 @@ def load_stage(
     start_s = clock.now_s()
     source = open_model(model)
     check_same_model(source, order)
-    prepare = _preparation(order.dtype, device, clock)
+    prepare = _preparation(order.dtype, device)
     try:
         made = _slice(source, order, _form(order.dtype, device, prepare), on_progress)
         kv_pages = KvPages(
@@ -272,10 +272,10 @@ def load_stage(
     )  # fmt: skip
 
 
-def _preparation(dtype: Dtype, device: Device, clock: Clock) -> Preparation:
+def _preparation(dtype: Dtype, device: Device) -> Preparation:
     if dtype.is_quantised:
         return Quantise(dtype=dtype)
-    return FastestLayout(clock=clock) if device.kind == "cpu" else LeavePlain()
+    return FastestLayout(clock=ProcessorTime()) if device.kind == "cpu" else LeavePlain()
 
 
 def _form(dtype: Dtype, device: Device, prepare: Preparation) -> Form:

@@ -49,7 +49,8 @@ def test_the_layout_that_is_fastest_over_all_batch_sizes_is_chosen() -> None:
     prepare("layers.0.qkv", product(8, 4))
     assert prepare.tried[torch.Size((8, 4))].layout == "good at all"
     assert prepare.report() == (
-        "products, in ms for 1, 8, 64 tokens: 8x4 good at all (good at one 10.00 80.00 80.00, "
+        "products, in ms of processor time for 1, 8, 64 tokens: "
+        "8x4 good at all (good at one 10.00 80.00 80.00, "
         "good at all 20.00 20.00 20.00, good at many 90.00 10.00 10.00)"
     )
 
