@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -25,135 +23,35 @@ from edgeserve.errors import (
     Unauthorized,
     WireError,
 )
-from edgeserve.families.spec import Dtype
-from edgeserve.families.stage import LayerRange, Stage
 from edgeserve.wire import EPOCH_METADATA, MESSAGE_BYTES_MAX, PROTOCOL, SOON
 from edgeserve.wire.client import WorkerClient
-from edgeserve.wire.messages import Description, Loaded, LoadOrder, LoadProgress
+from edgeserve.wire.messages import LoadProgress
 from edgeserve.wire.server import SERVICE, WorkerServer
-
-LOOPBACK = Address("127.0.0.1", 0)
-TIMEOUT_S = 5.0
-STAGE = Stage(LayerRange(0, 4), embedding=True, head=False)
-LOADED = Loaded(
-    spec_hash="0123",
-    slice_hash="4567",
-    stage=STAGE,
-    dtype=Dtype.FP32,
-    pages=9,
-    slice_bytes=100,
-    random_weights=False,
-    load_s=0.5,
+from tests.wire.fake_worker import (
+    DESCRIPTION,
+    LOADED,
+    LOOPBACK,
+    ORDER,
+    TIMEOUT_S,
+    FakeHandler,
+    load_all,
+    serving,
 )
-ORDER = LoadOrder(
-    epoch=5,
-    model="demo",
-    spec_hash="0123",
-    stage=STAGE,
-    dtype=Dtype.FP32,
-    pages=9,
-    frame_tokens_max=64,
-)
-DESCRIPTION = Description(
-    device="cpu",
-    device_name="2 cores",
-    memory_bytes=1000,
-    reserve_bytes=10,
-    memory_bytes_per_s=0.0,
-    dtypes=(Dtype.BF16, Dtype.FP32),
-    epoch=4,
-    loaded=LOADED,
-)
-
-
-@dataclass(kw_only=True)
-class EchoSession:
-    """Answers every frame with its own bytes, from another thread as a device does."""
-
-    reply: Callable[[bytes], None]
-    announce: Callable[[float], None]
-    closed: asyncio.Event = field(default_factory=asyncio.Event)
-    device: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(max_workers=1))
-
-    def submit(self, raw: bytes) -> None:
-        if raw == b"garbage":
-            raise WireError("7 bytes are not a Frame")
-        if raw == b"die":
-            raise ZeroDivisionError("the handler is broken")
-        assert raw != SOON, "it is no frame"
-        if raw == b"announce":
-            self.device.submit(self.announce, 0.01)
-        if raw == b"grow":
-            raw = bytes(MESSAGE_BYTES_MAX + 1)
-        self.device.submit(self.reply, raw)
-
-    def close(self) -> None:
-        self.closed.set()
-        self.device.shutdown(wait=False)
-
-
-@dataclass(kw_only=True)
-class FakeHandler:
-    """A worker without a model. `load_error` is raised in the middle of loading."""
-
-    description: Description = DESCRIPTION
-    load_error: EdgeserveError | None = None
-    epoch: int = 5
-    sessions: list[EchoSession] = field(default_factory=list)
-    orders: list[LoadOrder] = field(default_factory=list)
-
-    def describe(self) -> Description:
-        return self.description
-
-    async def load(self, order: LoadOrder) -> AsyncIterator[LoadProgress]:
-        self.orders.append(order)
-        yield LoadProgress(bytes_done=40, bytes_total=100)
-        if self.load_error is not None:
-            raise self.load_error
-        yield LoadProgress(bytes_done=100, bytes_total=100, loaded=LOADED)
-
-    def open_session(
-        self, epoch: int, reply: Callable[[bytes], None], announce: Callable[[float], None]
-    ) -> EchoSession:
-        if epoch < self.epoch:
-            raise WireError(f"epoch {epoch} is over")
-        self.sessions.append(EchoSession(reply=reply, announce=announce))
-        return self.sessions[-1]
-
-
-@asynccontextmanager
-async def _serving(
-    handler: FakeHandler, token: str = "", said: str | None = None
-) -> AsyncIterator[WorkerClient]:
-    """A client of a served handler, with the server's token unless it says another."""
-    async with asyncio.timeout(2 * TIMEOUT_S):
-        server = WorkerServer(handler, token)
-        client = WorkerClient(await server.start(LOOPBACK), token if said is None else said)
-        try:
-            yield client
-        finally:
-            await client.close()
-            await server.stop(0.0)
-
-
-async def _load(client: WorkerClient) -> list[LoadProgress]:
-    return [each async for each in client.load(ORDER, TIMEOUT_S)]
-
 
 # -- calls
 
 
 @pytest.mark.asyncio
 async def test_a_worker_describes_itself() -> None:
-    async with _serving(FakeHandler()) as client:
+    async with serving(FakeHandler()) as client:
         assert await client.describe(TIMEOUT_S) == DESCRIPTION
 
 
 @pytest.mark.asyncio
 async def test_loading_reports_progress_and_ends_with_what_was_loaded() -> None:
     handler = FakeHandler()
-    async with _serving(handler) as client:
-        assert await _load(client) == [
+    async with serving(handler) as client:
+        assert await load_all(client) == [
             LoadProgress(bytes_done=40, bytes_total=100),
             LoadProgress(bytes_done=100, bytes_total=100, loaded=LOADED),
         ]
@@ -174,7 +72,7 @@ async def test_loading_reports_progress_and_ends_with_what_was_loaded() -> None:
 async def test_an_error_keeps_its_class_and_words_and_names_the_worker(
     error: EdgeserveError,
 ) -> None:
-    async with _serving(FakeHandler(load_error=error)) as client:
+    async with serving(FakeHandler(load_error=error)) as client:
         progress = client.load(ORDER, TIMEOUT_S)
         assert await anext(progress) == LoadProgress(bytes_done=40, bytes_total=100)
         with pytest.raises(EdgeserveError) as raised:
@@ -187,31 +85,31 @@ async def test_an_error_keeps_its_class_and_words_and_names_the_worker(
 @pytest.mark.asyncio
 async def test_an_error_with_a_very_long_message_is_cut_and_keeps_its_class() -> None:
     """All tensor names of a broken checkpoint, say. gRPC would drop class and words."""
-    async with _serving(FakeHandler(load_error=BadModel("ö" * 100_000))) as client:
+    async with serving(FakeHandler(load_error=BadModel("ö" * 100_000))) as client:
         with pytest.raises(BadModel, match="ö{1000}") as raised:
-            await _load(client)
+            await load_all(client)
         assert len(str(raised.value)) < 5000
 
 
 @pytest.mark.asyncio
 async def test_an_error_that_only_a_gateway_can_make_is_a_wire_error() -> None:
     error = Overloaded("come back", retry_after_s=3)
-    async with _serving(FakeHandler(load_error=error)) as client:
+    async with serving(FakeHandler(load_error=error)) as client:
         with pytest.raises(WireError, match="come back"):
-            await _load(client)
+            await load_all(client)
 
 
 @pytest.mark.asyncio
 async def test_an_echo_of_ten_megabytes_passes() -> None:
     payload = bytes(range(256)) * 40_000
-    async with _serving(FakeHandler()) as client:
+    async with serving(FakeHandler()) as client:
         assert await client.echo(payload, TIMEOUT_S) == payload
 
 
 @pytest.mark.slow
 @pytest.mark.asyncio
 async def test_an_echo_above_the_limit_is_refused_with_both_numbers() -> None:
-    async with _serving(FakeHandler()) as client:
+    async with serving(FakeHandler()) as client:
         with pytest.raises(WireError, match=f"larger than max .*{MESSAGE_BYTES_MAX}"):
             await client.echo(bytes(MESSAGE_BYTES_MAX), TIMEOUT_S)
         assert await client.echo(b"still there", TIMEOUT_S) == b"still there"
@@ -220,7 +118,7 @@ async def test_an_echo_above_the_limit_is_refused_with_both_numbers() -> None:
 @pytest.mark.asyncio
 async def test_another_protocol_is_refused_naming_worker_and_both_versions() -> None:
     other = replace(DESCRIPTION, protocol=PROTOCOL + 1, package_version="7.7")
-    async with _serving(FakeHandler(description=other)) as client:
+    async with serving(FakeHandler(description=other)) as client:
         with pytest.raises(WireError) as raised:
             await client.describe(TIMEOUT_S)
         assert str(raised.value).startswith(
@@ -250,7 +148,7 @@ async def test_a_worker_that_does_not_know_the_call_is_another_version() -> None
 
 @pytest.mark.asyncio
 async def test_a_worker_that_is_not_there_is_unavailable_at_once() -> None:
-    async with _serving(FakeHandler()) as client:
+    async with serving(FakeHandler()) as client:
         address = client.address
     async with asyncio.timeout(2.0):
         gone = WorkerClient(address, "")
@@ -284,13 +182,13 @@ async def test_a_proxy_for_the_web_is_not_asked_for_workers(
 ) -> None:
     for variable in ("http_proxy", "https_proxy", "grpc_proxy"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
-    async with _serving(FakeHandler()) as client:
+    async with serving(FakeHandler()) as client:
         assert await client.describe(TIMEOUT_S) == DESCRIPTION
 
 
 @pytest.mark.asyncio
 async def test_a_port_that_is_taken_is_a_bad_setting() -> None:
-    async with _serving(FakeHandler()) as client:
+    async with serving(FakeHandler()) as client:
         second = WorkerServer(FakeHandler(), "")
         with pytest.raises(BadSettings, match=f"--listen {client.address}: .*another worker"):
             await second.start(client.address)
@@ -298,7 +196,7 @@ async def test_a_port_that_is_taken_is_a_bad_setting() -> None:
 
 @pytest.mark.asyncio
 async def test_a_port_zero_is_told_as_the_port_that_was_taken() -> None:
-    async with _serving(FakeHandler()) as client:
+    async with serving(FakeHandler()) as client:
         assert client.address.host == "127.0.0.1"
         assert client.address.port > 0
 
@@ -310,11 +208,11 @@ async def test_a_port_zero_is_told_as_the_port_that_was_taken() -> None:
 @pytest.mark.parametrize("said", ["", "wrong", "secre", "secret!"])
 async def test_every_call_needs_the_token(said: str) -> None:
     handler = FakeHandler()
-    async with _serving(handler, token="secret", said=said) as client:
+    async with serving(handler, token="secret", said=said) as client:
         stream = client.run(5)
         calls: list[Callable[[], Any]] = [
             lambda: client.describe(TIMEOUT_S),
-            lambda: _load(client),
+            lambda: load_all(client),
             lambda: client.echo(b"x", TIMEOUT_S),
             stream.wait_until_open,
             stream.receive,
@@ -328,9 +226,9 @@ async def test_every_call_needs_the_token(said: str) -> None:
 
 @pytest.mark.asyncio
 async def test_the_right_token_opens_every_call() -> None:
-    async with _serving(FakeHandler(), token="secret") as client:
+    async with serving(FakeHandler(), token="secret") as client:
         assert await client.describe(TIMEOUT_S) == DESCRIPTION
-        assert len(await _load(client)) == 2
+        assert len(await load_all(client)) == 2
         stream = client.run(5)
         await stream.wait_until_open()
         await stream.send(b"frame")
@@ -340,7 +238,7 @@ async def test_the_right_token_opens_every_call() -> None:
 @pytest.mark.asyncio
 async def test_health_is_told_to_those_with_the_token_alone() -> None:
     async with (
-        _serving(FakeHandler(), token="secret") as client,
+        serving(FakeHandler(), token="secret") as client,
         grpc.aio.insecure_channel(str(client.address)) as channel,
     ):
         health: Any = health_pb2_grpc.HealthStub(channel)
@@ -360,7 +258,7 @@ async def test_health_is_told_to_those_with_the_token_alone() -> None:
 @pytest.mark.asyncio
 async def test_results_come_in_the_order_of_their_frames() -> None:
     frames = [b"%d" % i for i in range(1000)]
-    async with _serving(FakeHandler()) as client:
+    async with serving(FakeHandler()) as client:
         stream = client.run(5)
         await stream.wait_until_open()
 
@@ -376,7 +274,7 @@ async def test_results_come_in_the_order_of_their_frames() -> None:
 
 @pytest.mark.asyncio
 async def test_what_is_announced_passes_both_ways_beside_the_frames() -> None:
-    async with _serving(FakeHandler()) as client:
+    async with serving(FakeHandler()) as client:
         stream = client.run(5)
         await stream.wait_until_open()
         for message in (SOON, b"announce", SOON, b"frame"):
@@ -387,7 +285,7 @@ async def test_what_is_announced_passes_both_ways_beside_the_frames() -> None:
 @pytest.mark.asyncio
 async def test_ten_megabytes_pass_in_one_frame_and_more_than_the_limit_is_refused() -> None:
     payload = bytes(10_000_000)
-    async with _serving(FakeHandler()) as client:
+    async with serving(FakeHandler()) as client:
         stream = client.run(5)
         await stream.wait_until_open()
         await stream.send(payload)
@@ -405,7 +303,7 @@ async def test_ten_megabytes_pass_in_one_frame_and_more_than_the_limit_is_refuse
 @pytest.mark.asyncio
 async def test_a_result_above_the_limit_ends_the_stream_rather_than_being_lost() -> None:
     handler = FakeHandler()
-    async with _serving(handler) as client:
+    async with serving(handler) as client:
         stream = client.run(5)
         await stream.wait_until_open()
         await stream.send(b"grow")
@@ -416,7 +314,7 @@ async def test_a_result_above_the_limit_ends_the_stream_rather_than_being_lost()
 
 @pytest.mark.asyncio
 async def test_an_epoch_that_is_over_is_refused_when_the_stream_opens() -> None:
-    async with _serving(FakeHandler(epoch=6)) as client:
+    async with serving(FakeHandler(epoch=6)) as client:
         stream = client.run(5)
         with pytest.raises(WireError, match=f"worker {client.address}: epoch 5 is over"):
             await stream.wait_until_open()
@@ -432,7 +330,7 @@ async def test_an_epoch_that_is_over_is_refused_when_the_stream_opens() -> None:
 async def test_an_epoch_that_is_no_number_is_a_wire_error(epoch: str | None) -> None:
     handler = FakeHandler()
     async with (
-        _serving(handler) as client,
+        serving(handler) as client,
         grpc.aio.insecure_channel(str(client.address)) as channel,
     ):
         method: Any = channel.stream_stream(f"/{SERVICE}/Run")
@@ -453,7 +351,7 @@ async def test_a_frame_that_the_worker_cannot_read_ends_the_stream_with_its_word
     frame: bytes, words: str
 ) -> None:
     handler = FakeHandler()
-    async with _serving(handler) as client:
+    async with serving(handler) as client:
         stream = client.run(5)
         await stream.wait_until_open()
         await stream.send(frame)
@@ -469,7 +367,7 @@ async def test_a_frame_that_the_worker_cannot_read_ends_the_stream_with_its_word
 @pytest.mark.asyncio
 async def test_a_gateway_that_ends_its_stream_ends_the_session() -> None:
     handler = FakeHandler()
-    async with _serving(handler) as client:
+    async with serving(handler) as client:
         stream = client.run(5)
         await stream.wait_until_open()
         reading = asyncio.create_task(stream.receive())
@@ -485,7 +383,7 @@ async def test_a_gateway_that_ends_its_stream_ends_the_session() -> None:
 
 @pytest.mark.asyncio
 async def test_a_task_that_is_cancelled_while_it_reads_is_cancelled() -> None:
-    async with _serving(FakeHandler()) as client:
+    async with serving(FakeHandler()) as client:
         stream = client.run(5)
         await stream.wait_until_open()
         reading = asyncio.create_task(stream.receive())
