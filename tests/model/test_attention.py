@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from edgeserve.model import attention
 from edgeserve.model.attention import attend
 from edgeserve.model.batch import Group, PackedBatch, PagedSegment
 
@@ -60,14 +58,6 @@ def test_together_or_alone_tokens_find_the_same(
     together = attend(*tensors, batch.groups(window, torch.float32))
     assert not alone.isnan().any(), "the reference reads what is not its own"
     torch.testing.assert_close(together, alone, atol=2e-6, rtol=0)
-
-
-def test_key_heads_taken_one_by_one_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    batch, tensors = case([PagedSegment((3, 4, 9), 5, 33), PagedSegment((1,), 7, 1)], None)
-    groups = batch.groups(None, torch.float32)
-    at_once = attend(*tensors, groups)
-    monkeypatch.setattr(attention, "SCORES_MAX", 1)
-    torch.testing.assert_close(attend(*tensors, groups), at_once, atol=1e-6, rtol=0)
 
 
 def test_nothing_is_copied_but_what_is_read() -> None:
