@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-LONGEST_MATCH, SHORTEST_MATCH = 3, 2
-"""Tokens that must have stood together before. One alone stands in too many places."""
+MATCHES = (3, 2)
+"""So many tokens must have stood together before. One alone stands in too many places."""
 DRAFTS_AT_FIRST = 4
 DRAFTS_MAX = 16
 """The scheduler takes fewer where they would cost time."""
@@ -31,30 +31,32 @@ class Lookup:
         """`tokens` is the caller's list, which only grows."""
         self._tokens = tokens
         self._end_of: dict[tuple[int, ...], int] = {}
-        self._indexed = 0
+        self._known = 0
+        self._remember(len(tokens) - 1)
 
     def following(self, count: int) -> list[int]:
         """Up to `count` tokens that followed the longest match; none if there is no match."""
-        self._index()
-        newest = tuple(self._tokens[-LONGEST_MATCH:])
-        for shorter in range(LONGEST_MATCH - SHORTEST_MATCH + 1):
-            end = self._end_of.get(newest[shorter:])
+        for size in MATCHES:
+            end = self._end_of.get(tuple(self._tokens[-size:]))
             if end is not None:
                 return self._tokens[end : end + count]
         return []
 
-    def _index(self) -> None:
-        """All runs but those that end with the newest token: they would find themselves."""
-        tokens, end_of = self._tokens, self._end_of
-        for end in range(max(SHORTEST_MATCH, self._indexed), len(tokens)):
-            run = tuple(tokens[max(0, end - LONGEST_MATCH) : end])
-            for shorter in range(len(run) - SHORTEST_MATCH + 1):
-                end_of[run[shorter:]] = end
-        self._indexed = len(tokens)
+    def remember(self) -> None:
+        """What is new; to be called behind `following`, or the newest run would find itself."""
+        self._remember(len(self._tokens))
+
+    def _remember(self, known: int) -> None:
+        for size in MATCHES:
+            for end in range(max(size, self._known + 1), known + 1):
+                self._end_of[tuple(self._tokens[end - size : end])] = end
+        self._known = max(0, known)
 
 
 class Drafter:
-    """For one sequence: `propose`, and then tell with `tried` how it went."""
+    """For one sequence: `propose`, and then tell with `tried` how it went. `remember` takes time of
+    its own, for when nobody waits.
+    """
 
     def __init__(self, tokens: list[int], drafts: int | None) -> None:
         """`drafts` fixes how many; None lets success decide."""
@@ -72,6 +74,10 @@ class Drafter:
         count = min(self._drafts, most)
         paused = len(self._tokens) < self._paused_until
         self.proposal = [] if paused or count < 1 else self._lookup.following(count)
+
+    def remember(self) -> None:
+        """What is new in `tokens`."""
+        self._lookup.remember()
 
     def tried(self, drafts: int, accepted: int) -> None:
         """Of `drafts` tokens, the first `accepted` came true."""

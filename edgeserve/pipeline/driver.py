@@ -11,6 +11,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from edgeserve.clock import Clock
 from edgeserve.errors import EdgeserveError, StageUnavailable
@@ -55,6 +56,15 @@ class _UnderWay:
     """By sequence."""
     drafts: dict[int, list[int]]
     """Token ids that it tries, by sequence; those that try none are left out."""
+
+
+class _Rider(NamedTuple):
+    """A sequence whose frame came back."""
+
+    job: Job
+    ready_s: float
+    tokens: int
+    """That it had before."""
 
 
 class Driver:
@@ -122,7 +132,7 @@ class Driver:
             self._handle(FrameFailed(frame=trip.frame, error=error, at_s=now_s))
             return
         self.last_frame_s = now_s
-        self._book(under_way, trip, now_s)
+        riders = self._riders(under_way)
         self._handle(
             FrameDone(
                 frame=trip.frame,
@@ -132,6 +142,7 @@ class Driver:
                 at_s=now_s,
             )
         )
+        _book(riders, under_way.ordered_s, trip, now_s)  # now that the next frame is on its way
 
     def cancelled(self, number: int) -> None:
         if self._jobs.pop(number, None) is not None:
@@ -210,18 +221,13 @@ class Driver:
             history=order.prompt if order.sampling.needs_history else (),
         )
 
-    def _book(self, under_way: _UnderWay, trip: Trip, now_s: float) -> None:
-        """One lap for each sequence that is still wanted."""
-        for number, ready_s in under_way.ready_s.items():
-            if number in self._jobs:
-                self._jobs[number].ledger.lap(
-                    Lap(
-                        ready_s=ready_s,
-                        ordered_s=under_way.ordered_s,
-                        hops=trip.hops,
-                        done_s=now_s,
-                    )
-                )
+    def _riders(self, under_way: _UnderWay) -> list[_Rider]:
+        """The sequences in the frame that are still wanted."""
+        return [
+            _Rider(self._jobs[number], ready_s, len(self._jobs[number].tokens))
+            for number, ready_s in under_way.ready_s.items()
+            if number in self._jobs
+        ]
 
     def _tokens(self, under_way: _UnderWay, trip: Trip, now_s: float) -> Mapping[int, News]:
         """Hands on the new tokens."""
@@ -253,6 +259,17 @@ class Driver:
     def _cancel_from_outside(self, number: int) -> None:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self.cancelled, number)
+
+
+def _book(riders: list[_Rider], ordered_s: float, trip: Trip, done_s: float) -> None:
+    """For each one lap, and the tokens that it brought; they are remembered for drafts."""
+    for job, ready_s, tokens in riders:
+        lap = Lap(ready_s=ready_s, ordered_s=ordered_s, hops=trip.hops, done_s=done_s)
+        job.ledger.lap(lap)
+        for _ in range(len(job.tokens) - tokens):
+            job.ledger.token(done_s)
+        if job.drafter is not None:
+            job.drafter.remember()
 
 
 def _deliver_all(outgoing: list[tuple[Generation, Arrival]]) -> None:

@@ -49,8 +49,6 @@ class Job:
         count = accepted([each.token for each in found], drafts, stop_ids)
         new = [Token(token=each.token, logprob=each.logprob) for each in found[:count]]
         self.tokens += [each.token for each in new]
-        for _ in new:
-            self.ledger.token(now_s)
         self.ready_s = now_s
         if self.drafter is not None:
             self.drafter.tried(len(drafts), count - 1)

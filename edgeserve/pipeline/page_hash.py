@@ -26,6 +26,8 @@ class PageHashes:
 
     def extend(self, tokens: Sequence[int]) -> tuple[bytes, ...]:
         """`tokens` are all of the sequence."""
+        if len(tokens) < (self._pages + 1) * PAGE_TOKENS:
+            return ()
         new = []
         for start in range(self._pages * PAGE_TOKENS, len(tokens) - PAGE_TOKENS + 1, PAGE_TOKENS):
             page = struct.pack(f"<{PAGE_TOKENS}I", *tokens[start : start + PAGE_TOKENS])

@@ -100,7 +100,7 @@ def test_a_window_bounds_the_keys_that_are_read_and_seen() -> None:
     chunk = Segment(sequence=1, first_position=100, tokens=8, samples=0)
 
     read = frame_work(windowed, MIDDLE, Dtype.FP16, [chunk])
-    near = frame_work(SPEC, MIDDLE, Dtype.FP16, [replace(chunk, first_position=15)])
+    near = frame_work(SPEC, MIDDLE, Dtype.FP16, [chunk._replace(first_position=15)])
 
     # Its first token sees 16 keys and its last one 16 too, so 23 are read: those of a chunk that
     # begins at position 15 without a window.
@@ -128,7 +128,7 @@ def test_attention_is_counted_for_each_token_and_what_it_sees() -> None:
 
 
 def test_the_head_is_read_only_where_it_is_and_when_a_row_is_sampled() -> None:
-    silent = replace(decode(), samples=0)
+    silent = decode()._replace(samples=0)
 
     def read_bytes(stage: Stage, segment: Segment) -> int:
         return frame_work(SPEC, stage, Dtype.FP16, [segment]).read_bytes
@@ -270,7 +270,7 @@ def test_a_token_follows_from_seed_and_position_alone() -> None:
 
 def test_only_segments_that_ask_for_a_token_get_one() -> None:
     clock = ManualClock()
-    silent = replace(decode(), samples=0)
+    silent = decode()._replace(samples=0)
 
     result = run(loaded(clock, LAST), frame(silent, decode(sequence=2)), clock)
 
