@@ -57,7 +57,7 @@ def _figures(step_us: Sequence[float]) -> str:
 
 
 async def measure(sequences: int) -> list[tuple[float, float]]:
-    """Microseconds until the frame leaves and in all, of each step in which all sequences decode."""
+    """Microseconds until the frame leaves and in all, of steps in which all sequences decode."""
     draw = random.Random(0)
     limits = Limits(
         stages=STAGES, processors=STAGES, pages=100_000, context_tokens=4096, micro_batches=1
