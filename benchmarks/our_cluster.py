@@ -39,8 +39,10 @@ from edgeserve.probe.prompts import prompt_text
 
 START_TIMEOUT_S = 300.0
 STAGGER_STEPS = 64
-"""Sequences of a batch begin to decode one prompt after another: 16 prompts of 128 tokens are 8
-chunks of 256, and each is read beside a step of those that decode already."""
+"""Sequences of a batch begin to decode one prompt after another; only the time in which all of them
+decode counts."""
+DECODE_SLOWDOWN = "8"
+"""Beside those that decode already, prompts are read so fast that the batch is soon complete."""
 PLAIN = {"speculate": "off"}
 """A random model repeats itself, which guessing from the prompt would take for its own merit."""
 WEIGHTS_SLACK = 1.15  # stages are not of one size: one has the embedding, one the head
@@ -95,7 +97,8 @@ class OurCluster:
         return start_child(
             "the gateway",
             ["gateway", "--workers", ",".join(addresses), "--model", MODEL, "--dtype", self.dtype,
-             "--listen", "127.0.0.1:0", "--drain-timeout", "8", *plain],
+             "--listen", "127.0.0.1:0", "--drain-timeout", "8",
+             "--decode-slowdown", DECODE_SLOWDOWN, *plain],
             "edgeserve gateway serving at",
             {},
         )  # fmt: skip
