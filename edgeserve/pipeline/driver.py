@@ -94,6 +94,8 @@ class Driver:
         self._under_way: dict[int, _UnderWay] = {}
         self._next_sequence = 1
         self._outgoing: list[tuple[Generation, Arrival]] = []
+        self._returned: list[tuple[list[_Rider], float, Trip, float]] = []
+        """What there is to book."""
 
     # -- what happened
 
@@ -132,7 +134,7 @@ class Driver:
             self._handle(FrameFailed(frame=trip.frame, error=error, at_s=now_s))
             return
         self.last_frame_s = now_s
-        riders = self._riders(under_way)
+        self._returned.append((self._riders(under_way), under_way.ordered_s, trip, now_s))
         self._handle(
             FrameDone(
                 frame=trip.frame,
@@ -142,7 +144,6 @@ class Driver:
                 at_s=now_s,
             )
         )
-        _book(riders, under_way.ordered_s, trip, now_s)  # now that the next frame is on its way
 
     def cancelled(self, number: int) -> None:
         if self._jobs.pop(number, None) is not None:
@@ -250,7 +251,10 @@ class Driver:
             self._outgoing.append((job.generation, arrival))
 
     def _deliver(self) -> None:
-        """To the HTTP side, with one wake-up for all."""
+        """To the HTTP side, with one wake-up for all, and booked before."""
+        for returned in self._returned:
+            _book(*returned)
+        self._returned.clear()
         if not self._outgoing or self._http_loop.is_closed():
             return
         self._http_loop.call_soon_threadsafe(_deliver_all, self._outgoing)

@@ -140,11 +140,18 @@ class Scheduler:
         return [Finish(sequence=sequence.number, reason=reason)]
 
     def _frame_failed(self, event: FrameFailed) -> list[Action]:
+        """Nothing of it was computed. If prompts were in it, they are to blame, and those that only
+        rode with them go again; a frame that is refused without prompts fails all in it.
+        """
         segments = self._frames.refused(event.frame)
-        failed = {segment.sequence for segment in segments} & self._running.keys()
-        for number in failed:
-            self._forget(self._running[number])
-        return [Fail(sequence=number, error=event.error) for number in sorted(failed)]
+        riders = [self._running[s.sequence] for s in segments if s.sequence in self._running]
+        failed = [each for each in riders if not each.generated] or riders
+        for each in failed:
+            self._forget(each)
+        for each in riders:
+            if each not in failed:
+                self._frames.decode(each)
+        return [Fail(sequence=each.number, error=event.error) for each in failed]
 
     def _cancelled(self, event: Cancelled) -> list[Action]:
         running = self._running.get(event.sequence)

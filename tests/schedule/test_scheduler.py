@@ -342,6 +342,17 @@ def test_decoding_goes_on_after_a_loss_that_caught_a_decode_under_way() -> None:
     assert story.land() == ["b@5"]
 
 
+def test_a_refused_frame_with_a_prompt_in_it_ends_the_prompt_and_decodes_go_again() -> None:
+    story = Story(stages=1)
+    story.arrive("a", prompt=4, new=9)
+    story.arrive("b", prompt=4, new=9)
+    assert story.land() == ["+b a@4 b[0:4)!"]
+    assert story.refuse() == ["fail b: StageUnavailable", "-b a@4"]
+    assert story.land() == ["a@5"]
+    assert story.refuse() == ["fail a: StageUnavailable"]
+    assert story.pages_in_use == 0
+
+
 def test_a_refused_frame_ends_its_sequences_and_no_others() -> None:
     story = Story(stages=2)
     story.arrive("a", prompt=4, new=9)

@@ -106,10 +106,7 @@ class Onlooker:
             case "land" if self.under_way:
                 self.land(number, {s for s in self.alive if (s * number) % 11 == 0})
             case "refuse" if self.under_way:
-                it = self.under_way.pop(0)
-                error = StageUnavailable("refused")
-                self._tell(FrameFailed(frame=it.frame, error=error, at_s=self.now_s))
-                assert not self.alive.keys() & {segment.sequence for segment in it.segments}
+                self._refuse(self.under_way.pop(0))
             case "cancel" if self.alive:
                 sequence = sorted(self.alive)[number % len(self.alive)]
                 self._end(sequence)
@@ -121,6 +118,20 @@ class Onlooker:
             case "back":
                 self.lost = False
                 self._tell(StageBack(at_s=self.now_s))
+
+    def _refuse(self, it: MicroBatch) -> None:
+        """Its prompts end; its decodes go again, unless there was nothing but them."""
+        riders = [segment for segment in it.segments if segment.sequence in self.alive]
+        prompts = [s for s in riders if not self.alive[s.sequence].generated]
+        for segment in riders:
+            known = self.alive[segment.sequence]
+            if prompts and known.generated:
+                known.positions, known.waits_for_token = segment.first_position, False
+        error = StageUnavailable("refused")
+        self._tell(FrameFailed(frame=it.frame, error=error, at_s=self.now_s))
+        ended = {segment.sequence for segment in prompts or riders}
+        assert not self.alive.keys() & ended
+        assert self.alive.keys() >= {segment.sequence for segment in riders} - ended
 
     def land(self, number: int, stopped: set[int]) -> None:
         it = self.under_way.pop(0)
@@ -319,6 +330,7 @@ def test_no_page_is_shared_wrongly_no_position_is_missed_and_every_request_ends_
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @settings(max_examples=10_000, deadline=None)
 @given(limits=LIMITS, history=HISTORY)
 def test_the_same_in_many_more_lives(limits: Limits, history: list[tuple[str, int]]) -> None:
