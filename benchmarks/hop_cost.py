@@ -16,10 +16,12 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from edgeserve.box import look_at_box
 from edgeserve.clock import MonotonicClock
 from edgeserve.config import Address, GatewaySettings, WorkerSettings, address
 from edgeserve.families.folder import open_model
@@ -116,7 +118,8 @@ def start_workers(pace_ms: float) -> list[tuple[Any, Address]]:
 async def be_worker(pace_s: float) -> None:
     clock = MonotonicClock()
     settings = WorkerSettings(device="cpu", threads=1, memory=2**30)
-    handler = PacedHandler(open_device(settings, clock), "", clock)
+    box = look_at_box(Path(), None)
+    handler = PacedHandler(open_device(settings, clock), "", clock, box)
     handler.pace_s = pace_s
     server = WorkerServer(handler, "")
     print(await server.start(Address("127.0.0.1", 0)), flush=True)

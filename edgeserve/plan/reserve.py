@@ -18,6 +18,8 @@ CUDA graphs keep the same once more, for 64 tokens; cuBLAS keeps 32 MB of worksp
 two. The rest is what the allocator loses to rounding."""
 CPU_RESERVE_BYTES = 300 * MB
 """A process that has imported PyTorch and gRPC holds 240 MB; the frame's activations are 50 MB."""
+CPU_MEMORY_SHARE = 0.8
+"""Of what is free on a CPU box when its worker starts; the rest is for the other programs."""
 
 
 def reserve_bytes(device: str) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from edgeserve import __version__
+from edgeserve.box import Box
 from edgeserve.errors import WireError
 from edgeserve.families.spec import Dtype
 from edgeserve.families.stage import LayerRange, Stage
@@ -46,6 +47,10 @@ class Description:
     loaded: Loaded | None
     simulation: str = ""
     """What has to be said beside every figure that it took part in; empty if it computes."""
+    box: Box | None = None
+    """None if it did not look."""
+    held: bool = False
+    """A gateway has its stream of frames open."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +88,8 @@ def description_to_pb(description: Description) -> pb.WorkerDescription:
         epoch=description.epoch,
         simulation=description.simulation,
         loaded=_loaded_to_pb(description.loaded),
+        box=_box_to_pb(description.box),
+        held=description.held,
     )
 
 
@@ -106,6 +113,8 @@ def description_from_pb(message: pb.WorkerDescription) -> Description:
         epoch=message.epoch,
         loaded=_loaded_from_pb(message.loaded) if message.HasField("loaded") else None,
         simulation=message.simulation,
+        box=_box_from_pb(message.box) if message.HasField("box") else None,
+        held=message.held,
     )
 
 
@@ -154,6 +163,20 @@ def dtype_from_wire(name: str) -> Dtype:
         return Dtype(name)
     except ValueError:
         raise WireError(f"{name!r} is no dtype; known are {', '.join(Dtype)}") from None
+
+
+def _box_to_pb(box: Box | None) -> pb.Box | None:
+    return pb.Box(**asdict(box)) if box else None
+
+
+def _box_from_pb(message: pb.Box) -> Box:
+    return Box(
+        python_version=message.python_version,
+        torch_version=message.torch_version,
+        driver_version=message.driver_version,
+        memory_free_bytes=message.memory_free_bytes,
+        disk_free_bytes=message.disk_free_bytes,
+    )
 
 
 def _loaded_to_pb(loaded: Loaded | None) -> pb.Loaded | None:

@@ -11,11 +11,10 @@ from edgeserve.clock import Clock
 from edgeserve.config import WorkerSettings
 from edgeserve.errors import BadSettings
 from edgeserve.families.spec import Dtype
-from edgeserve.plan.reserve import CUDA_CONTEXT_BYTES, reserve_bytes
+from edgeserve.plan.reserve import CPU_MEMORY_SHARE, CUDA_CONTEXT_BYTES, reserve_bytes
 from edgeserve.worker.cards import Card, card_named
 
 COPY_BYTES = 256 * 2**20  # far above any cache, and a few milliseconds on a card
-CPU_MEMORY_SHARE = 0.8  # of what is free now; the rest is for the machine's other programs
 BF16_CAPABILITY = (8, 0)  # the first CUDA capability that multiplies bf16
 
 
@@ -44,6 +43,12 @@ class Device:
     def simulation(self) -> str:
         """What has to be said beside every figure; empty if it computes."""
         return f"paced simulation: {self.card.name}" if self.card else ""
+
+    def memory_free_bytes(self) -> int:
+        """Now, whoever has the rest."""
+        if self.torch_device.type == "cuda":
+            return torch.cuda.mem_get_info(self.torch_device)[0]
+        return psutil.virtual_memory().available
 
 
 def open_device(settings: WorkerSettings, clock: Clock) -> Device:

@@ -7,7 +7,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 
+from edgeserve.box import Box
 from edgeserve.clock import Clock
 from edgeserve.errors import EdgeserveError, WireError
 from edgeserve.wire.messages import Description, LoadOrder, LoadProgress
@@ -26,10 +28,11 @@ class WorkerHandler:
     device's thread.
     """
 
-    def __init__(self, device: Device, model: str, clock: Clock) -> None:
+    def __init__(self, device: Device, model: str, clock: Clock, box: Box) -> None:
         self._device = device
         self._model = model
         self._clock = clock
+        self._box = box
         self._thread = DeviceThread(clock)
         self._epoch = 0
         self._stage: ResidentStage | PacedStage | None = None
@@ -46,6 +49,8 @@ class WorkerHandler:
             simulation=self._device.simulation,
             epoch=self._epoch,
             loaded=self._stage.loaded if self._stage else None,
+            box=replace(self._box, memory_free_bytes=self._device.memory_free_bytes()),
+            held=self._session is not None and not self._session.closed,
         )
 
     async def load(self, order: LoadOrder) -> AsyncIterator[LoadProgress]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+from pathlib import Path
 
+from edgeserve.box import first_gpu, look_at_box
 from edgeserve.clock import MonotonicClock
 from edgeserve.config import Address, WorkerSettings
 from edgeserve.errors import BadSettings
@@ -25,7 +27,8 @@ def run_worker(settings: WorkerSettings) -> int:
     check_exposure(settings.listen, settings.token, settings.insecure)
     clock = MonotonicClock()
     device = open_device(settings, clock)
-    run_on_loop(_serve(settings, device, WorkerHandler(device, settings.model, clock)))
+    box = look_at_box(Path(settings.model), first_gpu())
+    run_on_loop(_serve(settings, device, WorkerHandler(device, settings.model, clock, box)))
     return 0
 
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeserve import __version__
+from edgeserve.box import Box
 from edgeserve.errors import WireError
 from edgeserve.families.spec import Dtype
 from edgeserve.families.stage import LayerRange, Stage
@@ -44,6 +45,14 @@ LOADED = st.builds(
     random_weights=st.booleans(),
     load_s=FLOATS,
 )
+BOXES = st.builds(
+    Box,
+    python_version=TEXTS,
+    torch_version=TEXTS,
+    driver_version=TEXTS,
+    memory_free_bytes=BYTES,
+    disk_free_bytes=BYTES,
+)
 DESCRIPTIONS = st.builds(
     Description,
     package_version=TEXTS,
@@ -56,6 +65,8 @@ DESCRIPTIONS = st.builds(
     epoch=BYTES,
     loaded=st.none() | LOADED,
     simulation=TEXTS,
+    box=st.none() | BOXES,
+    held=st.booleans(),
 )
 ORDERS = st.builds(
     LoadOrder,

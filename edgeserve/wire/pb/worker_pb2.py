@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0cworker.proto\x12\x0c\x65\x64geserve.v1\"\x11\n\x0f\x44\x65scribeRequest\"\x85\x02\n\x11WorkerDescription\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x17\n\x0fpackage_version\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65vice_name\x18\x04 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x05 \x01(\x04\x12\x15\n\rreserve_bytes\x18\x06 \x01(\x04\x12\x1a\n\x12memory_bytes_per_s\x18\x07 \x01(\x01\x12\x0e\n\x06\x64types\x18\x08 \x03(\t\x12\r\n\x05\x65poch\x18\t \x01(\x04\x12$\n\x06loaded\x18\n \x01(\x0b\x32\x14.edgeserve.v1.Loaded\x12\x12\n\nsimulation\x18\x0b \x01(\t\"R\n\x05Stage\x12\x14\n\x0clayers_start\x18\x01 \x01(\r\x12\x12\n\nlayers_end\x18\x02 \x01(\r\x12\x11\n\tembedding\x18\x03 \x01(\x08\x12\x0c\n\x04head\x18\x04 \x01(\x08\"\x9a\x01\n\x0bLoadRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\r\n\x05model\x18\x02 \x01(\t\x12\x11\n\tspec_hash\x18\x03 \x01(\t\x12\"\n\x05stage\x18\x04 \x01(\x0b\x32\x13.edgeserve.v1.Stage\x12\r\n\x05\x64type\x18\x05 \x01(\t\x12\r\n\x05pages\x18\x06 \x01(\r\x12\x18\n\x10\x66rame_tokens_max\x18\x07 \x01(\r\"]\n\x0cLoadProgress\x12\x12\n\nbytes_done\x18\x01 \x01(\x04\x12\x13\n\x0b\x62ytes_total\x18\x02 \x01(\x04\x12$\n\x06loaded\x18\x03 \x01(\x0b\x32\x14.edgeserve.v1.Loaded\"\xae\x01\n\x06Loaded\x12\x11\n\tspec_hash\x18\x01 \x01(\t\x12\x12\n\nslice_hash\x18\x02 \x01(\t\x12\"\n\x05stage\x18\x03 \x01(\x0b\x32\x13.edgeserve.v1.Stage\x12\r\n\x05\x64type\x18\x04 \x01(\t\x12\r\n\x05pages\x18\x05 \x01(\r\x12\x13\n\x0bslice_bytes\x18\x06 \x01(\x04\x12\x16\n\x0erandom_weights\x18\x07 \x01(\x08\x12\x0e\n\x06load_s\x18\x08 \x01(\x01\"\x1e\n\x0b\x45\x63hoRequest\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\"\x1c\n\tEchoReply\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\"v\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\r\n\x05top_p\x18\x03 \x01(\x01\x12\r\n\x05min_p\x18\x04 \x01(\x01\x12\x1a\n\x12repetition_penalty\x18\x05 \x01(\x01\x12\x0c\n\x04seed\x18\x06 \x01(\x04\"b\n\x04Open\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\r\n\x05pages\x18\x02 \x03(\r\x12(\n\x08sampling\x18\x03 \x01(\x0b\x32\x16.edgeserve.v1.Sampling\x12\x0f\n\x07history\x18\x04 \x03(\r\"T\n\x07Segment\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x16\n\x0e\x66irst_position\x18\x02 \x01(\r\x12\x0e\n\x06tokens\x18\x03 \x01(\r\x12\x0f\n\x07samples\x18\x04 \x01(\r\"\x81\x01\n\x05\x46rame\x12\r\n\x05\x66rame\x18\x01 \x01(\x04\x12\r\n\x05\x63lose\x18\x02 \x03(\x04\x12 \n\x04open\x18\x03 \x03(\x0b\x32\x12.edgeserve.v1.Open\x12\'\n\x08segments\x18\x04 \x03(\x0b\x32\x15.edgeserve.v1.Segment\x12\x0f\n\x07payload\x18\x0f \x01(\x0c\";\n\x07Sampled\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\r\n\x05token\x18\x02 \x01(\r\x12\x0f\n\x07logprob\x18\x03 \x01(\x01\"z\n\tStageTime\x12\x0f\n\x07queue_s\x18\x01 \x01(\x01\x12\x10\n\x08\x64\x65\x63ode_s\x18\x02 \x01(\x01\x12\x11\n\tcopy_in_s\x18\x03 \x01(\x01\x12\x11\n\tcompute_s\x18\x04 \x01(\x01\x12\x12\n\ncopy_out_s\x18\x05 \x01(\x01\x12\x10\n\x08\x65ncode_s\x18\x06 \x01(\x01\"\xa4\x01\n\x0b\x46rameResult\x12\r\n\x05\x66rame\x18\x01 \x01(\x04\x12%\n\x04time\x18\x02 \x01(\x0b\x32\x17.edgeserve.v1.StageTime\x12&\n\x07sampled\x18\x03 \x03(\x0b\x32\x15.edgeserve.v1.Sampled\x12&\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x15.edgeserve.v1.Failure\x12\x0f\n\x07payload\x18\x0f \x01(\x0c\".\n\x07\x46\x61ilure\x12\x12\n\nerror_type\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t2\x8c\x02\n\x06Worker\x12J\n\x08\x44\x65scribe\x12\x1d.edgeserve.v1.DescribeRequest\x1a\x1f.edgeserve.v1.WorkerDescription\x12?\n\x04Load\x12\x19.edgeserve.v1.LoadRequest\x1a\x1a.edgeserve.v1.LoadProgress0\x01\x12:\n\x04\x45\x63ho\x12\x19.edgeserve.v1.EchoRequest\x1a\x17.edgeserve.v1.EchoReply\x12\x39\n\x03Run\x12\x13.edgeserve.v1.Frame\x1a\x19.edgeserve.v1.FrameResult(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0cworker.proto\x12\x0c\x65\x64geserve.v1\"\x11\n\x0f\x44\x65scribeRequest\"\xb3\x02\n\x11WorkerDescription\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x17\n\x0fpackage_version\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65vice_name\x18\x04 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x05 \x01(\x04\x12\x15\n\rreserve_bytes\x18\x06 \x01(\x04\x12\x1a\n\x12memory_bytes_per_s\x18\x07 \x01(\x01\x12\x0e\n\x06\x64types\x18\x08 \x03(\t\x12\r\n\x05\x65poch\x18\t \x01(\x04\x12$\n\x06loaded\x18\n \x01(\x0b\x32\x14.edgeserve.v1.Loaded\x12\x12\n\nsimulation\x18\x0b \x01(\t\x12\x1e\n\x03\x62ox\x18\x0c \x01(\x0b\x32\x11.edgeserve.v1.Box\x12\x0c\n\x04held\x18\r \x01(\x08\"\x80\x01\n\x03\x42ox\x12\x16\n\x0epython_version\x18\x01 \x01(\t\x12\x15\n\rtorch_version\x18\x02 \x01(\t\x12\x16\n\x0e\x64river_version\x18\x03 \x01(\t\x12\x19\n\x11memory_free_bytes\x18\x04 \x01(\x04\x12\x17\n\x0f\x64isk_free_bytes\x18\x05 \x01(\x04\"R\n\x05Stage\x12\x14\n\x0clayers_start\x18\x01 \x01(\r\x12\x12\n\nlayers_end\x18\x02 \x01(\r\x12\x11\n\tembedding\x18\x03 \x01(\x08\x12\x0c\n\x04head\x18\x04 \x01(\x08\"\x9a\x01\n\x0bLoadRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\r\n\x05model\x18\x02 \x01(\t\x12\x11\n\tspec_hash\x18\x03 \x01(\t\x12\"\n\x05stage\x18\x04 \x01(\x0b\x32\x13.edgeserve.v1.Stage\x12\r\n\x05\x64type\x18\x05 \x01(\t\x12\r\n\x05pages\x18\x06 \x01(\r\x12\x18\n\x10\x66rame_tokens_max\x18\x07 \x01(\r\"]\n\x0cLoadProgress\x12\x12\n\nbytes_done\x18\x01 \x01(\x04\x12\x13\n\x0b\x62ytes_total\x18\x02 \x01(\x04\x12$\n\x06loaded\x18\x03 \x01(\x0b\x32\x14.edgeserve.v1.Loaded\"\xae\x01\n\x06Loaded\x12\x11\n\tspec_hash\x18\x01 \x01(\t\x12\x12\n\nslice_hash\x18\x02 \x01(\t\x12\"\n\x05stage\x18\x03 \x01(\x0b\x32\x13.edgeserve.v1.Stage\x12\r\n\x05\x64type\x18\x04 \x01(\t\x12\r\n\x05pages\x18\x05 \x01(\r\x12\x13\n\x0bslice_bytes\x18\x06 \x01(\x04\x12\x16\n\x0erandom_weights\x18\x07 \x01(\x08\x12\x0e\n\x06load_s\x18\x08 \x01(\x01\"\x1e\n\x0b\x45\x63hoRequest\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\"\x1c\n\tEchoReply\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\"v\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\r\n\x05top_p\x18\x03 \x01(\x01\x12\r\n\x05min_p\x18\x04 \x01(\x01\x12\x1a\n\x12repetition_penalty\x18\x05 \x01(\x01\x12\x0c\n\x04seed\x18\x06 \x01(\x04\"b\n\x04Open\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\r\n\x05pages\x18\x02 \x03(\r\x12(\n\x08sampling\x18\x03 \x01(\x0b\x32\x16.edgeserve.v1.Sampling\x12\x0f\n\x07history\x18\x04 \x03(\r\"T\n\x07Segment\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x16\n\x0e\x66irst_position\x18\x02 \x01(\r\x12\x0e\n\x06tokens\x18\x03 \x01(\r\x12\x0f\n\x07samples\x18\x04 \x01(\r\"\x81\x01\n\x05\x46rame\x12\r\n\x05\x66rame\x18\x01 \x01(\x04\x12\r\n\x05\x63lose\x18\x02 \x03(\x04\x12 \n\x04open\x18\x03 \x03(\x0b\x32\x12.edgeserve.v1.Open\x12\'\n\x08segments\x18\x04 \x03(\x0b\x32\x15.edgeserve.v1.Segment\x12\x0f\n\x07payload\x18\x0f \x01(\x0c\";\n\x07Sampled\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\r\n\x05token\x18\x02 \x01(\r\x12\x0f\n\x07logprob\x18\x03 \x01(\x01\"z\n\tStageTime\x12\x0f\n\x07queue_s\x18\x01 \x01(\x01\x12\x10\n\x08\x64\x65\x63ode_s\x18\x02 \x01(\x01\x12\x11\n\tcopy_in_s\x18\x03 \x01(\x01\x12\x11\n\tcompute_s\x18\x04 \x01(\x01\x12\x12\n\ncopy_out_s\x18\x05 \x01(\x01\x12\x10\n\x08\x65ncode_s\x18\x06 \x01(\x01\"\xa4\x01\n\x0b\x46rameResult\x12\r\n\x05\x66rame\x18\x01 \x01(\x04\x12%\n\x04time\x18\x02 \x01(\x0b\x32\x17.edgeserve.v1.StageTime\x12&\n\x07sampled\x18\x03 \x03(\x0b\x32\x15.edgeserve.v1.Sampled\x12&\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x15.edgeserve.v1.Failure\x12\x0f\n\x07payload\x18\x0f \x01(\x0c\".\n\x07\x46\x61ilure\x12\x12\n\nerror_type\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t2\x8c\x02\n\x06Worker\x12J\n\x08\x44\x65scribe\x12\x1d.edgeserve.v1.DescribeRequest\x1a\x1f.edgeserve.v1.WorkerDescription\x12?\n\x04Load\x12\x19.edgeserve.v1.LoadRequest\x1a\x1a.edgeserve.v1.LoadProgress0\x01\x12:\n\x04\x45\x63ho\x12\x19.edgeserve.v1.EchoRequest\x1a\x17.edgeserve.v1.EchoReply\x12\x39\n\x03Run\x12\x13.edgeserve.v1.Frame\x1a\x19.edgeserve.v1.FrameResult(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,35 +34,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DESCRIBEREQUEST']._serialized_start=30
   _globals['_DESCRIBEREQUEST']._serialized_end=47
   _globals['_WORKERDESCRIPTION']._serialized_start=50
-  _globals['_WORKERDESCRIPTION']._serialized_end=311
-  _globals['_STAGE']._serialized_start=313
-  _globals['_STAGE']._serialized_end=395
-  _globals['_LOADREQUEST']._serialized_start=398
-  _globals['_LOADREQUEST']._serialized_end=552
-  _globals['_LOADPROGRESS']._serialized_start=554
-  _globals['_LOADPROGRESS']._serialized_end=647
-  _globals['_LOADED']._serialized_start=650
-  _globals['_LOADED']._serialized_end=824
-  _globals['_ECHOREQUEST']._serialized_start=826
-  _globals['_ECHOREQUEST']._serialized_end=856
-  _globals['_ECHOREPLY']._serialized_start=858
-  _globals['_ECHOREPLY']._serialized_end=886
-  _globals['_SAMPLING']._serialized_start=888
-  _globals['_SAMPLING']._serialized_end=1006
-  _globals['_OPEN']._serialized_start=1008
-  _globals['_OPEN']._serialized_end=1106
-  _globals['_SEGMENT']._serialized_start=1108
-  _globals['_SEGMENT']._serialized_end=1192
-  _globals['_FRAME']._serialized_start=1195
-  _globals['_FRAME']._serialized_end=1324
-  _globals['_SAMPLED']._serialized_start=1326
-  _globals['_SAMPLED']._serialized_end=1385
-  _globals['_STAGETIME']._serialized_start=1387
-  _globals['_STAGETIME']._serialized_end=1509
-  _globals['_FRAMERESULT']._serialized_start=1512
-  _globals['_FRAMERESULT']._serialized_end=1676
-  _globals['_FAILURE']._serialized_start=1678
-  _globals['_FAILURE']._serialized_end=1724
-  _globals['_WORKER']._serialized_start=1727
-  _globals['_WORKER']._serialized_end=1995
+  _globals['_WORKERDESCRIPTION']._serialized_end=357
+  _globals['_BOX']._serialized_start=360
+  _globals['_BOX']._serialized_end=488
+  _globals['_STAGE']._serialized_start=490
+  _globals['_STAGE']._serialized_end=572
+  _globals['_LOADREQUEST']._serialized_start=575
+  _globals['_LOADREQUEST']._serialized_end=729
+  _globals['_LOADPROGRESS']._serialized_start=731
+  _globals['_LOADPROGRESS']._serialized_end=824
+  _globals['_LOADED']._serialized_start=827
+  _globals['_LOADED']._serialized_end=1001
+  _globals['_ECHOREQUEST']._serialized_start=1003
+  _globals['_ECHOREQUEST']._serialized_end=1033
+  _globals['_ECHOREPLY']._serialized_start=1035
+  _globals['_ECHOREPLY']._serialized_end=1063
+  _globals['_SAMPLING']._serialized_start=1065
+  _globals['_SAMPLING']._serialized_end=1183
+  _globals['_OPEN']._serialized_start=1185
+  _globals['_OPEN']._serialized_end=1283
+  _globals['_SEGMENT']._serialized_start=1285
+  _globals['_SEGMENT']._serialized_end=1369
+  _globals['_FRAME']._serialized_start=1372
+  _globals['_FRAME']._serialized_end=1501
+  _globals['_SAMPLED']._serialized_start=1503
+  _globals['_SAMPLED']._serialized_end=1562
+  _globals['_STAGETIME']._serialized_start=1564
+  _globals['_STAGETIME']._serialized_end=1686
+  _globals['_FRAMERESULT']._serialized_start=1689
+  _globals['_FRAMERESULT']._serialized_end=1853
+  _globals['_FAILURE']._serialized_start=1855
+  _globals['_FAILURE']._serialized_end=1901
+  _globals['_WORKER']._serialized_start=1904
+  _globals['_WORKER']._serialized_end=2172
 # @@protoc_insertion_point(module_scope)
