@@ -30,6 +30,7 @@ COMMANDS = {
     "gateway": "answer HTTP, and relay frames through the stages",
     "plan": "decide which layers go to which worker, and what fits",
     "probe": "measure a running cluster: compute, transfer, tokens per second",
+    "doctor": "look at every box, and say what would go wrong at start",
 }
 PACKAGES = {"up": "launch"}
 """Commands whose package has another name."""
@@ -37,6 +38,7 @@ PACKAGES = {"up": "launch"}
 CHATTY = ("httpx", "uvicorn.error", "matplotlib")  # libraries whose INFO is no news to an operator
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 UP_SETS_ITSELF = {"listen", "insecure", "until_stdin_closes", "workers", "model"}
+DOCTOR_TAKES = {"workers", "model", "dtype"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -203,6 +205,30 @@ def _run_probe(options: argparse.Namespace) -> int:
     )
 
 
+# -- doctor: what gateway and worker would be started with here, and three of their flags
+
+
+def _declare_doctor(parser: argparse.ArgumentParser) -> None:
+    others = GatewaySettings.__dataclass_fields__.keys() - DOCTOR_TAKES
+    add_flags(parser, GatewaySettings, without=others)
+    parser.add_argument("--json", action="store_true", help="one JSON document as the last line")
+    _declare_config(parser, _run_doctor)
+
+
+def _run_doctor(options: argparse.Namespace) -> int:
+    from edgeserve.doctor.command import DoctorOptions, run_doctor
+
+    return run_doctor(
+        DoctorOptions(
+            as_gateway=read_settings(
+                GatewaySettings, "gateway", _given(options), config=options.config
+            ),
+            as_worker=read_settings(WorkerSettings, "worker", {}, config=options.config),
+            as_json=options.json,
+        )
+    )
+
+
 # -- parsing
 
 
@@ -224,4 +250,5 @@ _DECLARE = {
     "gateway": _declare_gateway,
     "plan": _declare_plan,
     "probe": _declare_probe,
+    "doctor": _declare_doctor,
 }

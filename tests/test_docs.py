@@ -20,6 +20,7 @@ from benchmarks import schedule_effects, side_by_side
 from edgeserve import cli
 from edgeserve.clock import ManualClock
 from edgeserve.config import PREFIX, GatewaySettings, WorkerSettings
+from edgeserve.doctor.report import TITLES
 from edgeserve.errors import EdgeserveError, named_errors
 from edgeserve.gateway.app import create_app
 from edgeserve.gateway.parts import GatewayParts, ModelFacts
@@ -124,6 +125,13 @@ def test_every_key_of_a_row_of_the_probe_is_documented() -> None:
     keys = [_code(row[0]) for row in _rows(section) if not row[0].startswith("`--")]
 
     assert keys == ["batch", "status", "reason", *NUMBERS]
+
+
+def test_every_key_of_a_box_of_the_doctor_is_documented() -> None:
+    section = _section(_page("docs/operating.md"), "### `edgeserve doctor`")
+    keys = [_code(row[0]) for row in _rows(section) if not row[0].startswith("`--")]
+
+    assert keys == list(TITLES)
 
 
 def _line(row: list[str]) -> str:

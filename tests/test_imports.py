@@ -66,6 +66,7 @@ def _help_cpu_s() -> float:
         ("edgeserve.gateway.serve", {"torch", "transformers", "matplotlib"}),
         ("edgeserve.worker.serve", {"fastapi", "uvicorn", "transformers", "matplotlib"}),
         ("edgeserve.probe.command", {"torch", "grpc", "fastapi", "matplotlib"}),
+        ("edgeserve.doctor.command", {"torch", "fastapi", "uvicorn", "matplotlib"}),
         ("edgeserve.plan.command", {"torch", "grpc", "fastapi"}),
         ("edgeserve.launch.up", {"torch", "grpc", "fastapi"}),
     ],

@@ -1,0 +1,106 @@
+"""`edgeserve doctor`: this box, the workers, and what would go wrong at start.
+
+The table goes to stdout or, with --json, to stderr, and stdout holds one line with one document.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from edgeserve.box import first_gpu, look_at_box
+from edgeserve.clock import MonotonicClock
+from edgeserve.config import GatewaySettings, WorkerSettings
+from edgeserve.doctor.examined import Answered, Examined, Here, Silent
+from edgeserve.doctor.findings import judge
+from edgeserve.doctor.report import Report, print_report, to_json
+from edgeserve.doctor.visit import visit
+from edgeserve.errors import BadModel, EdgeserveError
+from edgeserve.families.folder import ModelSource, open_model, weight_files
+from edgeserve.pipeline.cluster import Member, plan_for
+from edgeserve.plan.facts import Plan
+from edgeserve.wire.client import WorkerClient
+from edgeserve.wire.loop import run_on_loop
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions:
+    as_gateway: GatewaySettings
+    """What a gateway would be started with here; its workers are visited."""
+    as_worker: WorkerSettings
+    as_json: bool = False
+
+
+def run_doctor(options: DoctorOptions) -> int:
+    """0 if all is well, 1 if something would fail. Raises EdgeserveError (3) if it cannot look."""
+    examined = _examine(options)
+    report = Report(examined=examined, findings=judge(examined))
+    print_report(report, Console(stderr=options.as_json, highlight=False))
+    if options.as_json:
+        sys.stdout.write(json.dumps(to_json(report)) + "\n")
+    return 0 if report.is_well else 1
+
+
+def _examine(options: DoctorOptions) -> Examined:
+    model = options.as_gateway.model or options.as_worker.model
+    here = _look_here(options, Path(model))
+    workers, members = run_on_loop(_visit(options.as_gateway))
+    plan = _model_and_plan(options.as_gateway, model, members) if model else None
+    return Examined(here=here, workers=workers, plan=plan)
+
+
+def _look_here(options: DoctorOptions, folder: Path) -> Here:
+    gpu = first_gpu()
+    return Here(
+        box=look_at_box(folder, gpu),
+        gpu=gpu,
+        cores=os.cpu_count() or 1,
+        as_gateway=options.as_gateway,
+        as_worker=options.as_worker,
+    )
+
+
+async def _visit(
+    settings: GatewaySettings,
+) -> tuple[tuple[Answered | Silent, ...], tuple[Member, ...]]:
+    clients = [WorkerClient(each, settings.token) for each in settings.workers]
+    try:
+        return await visit(clients, MonotonicClock())
+    finally:
+        for client in clients:
+            await client.close()
+
+
+def _model_and_plan(
+    settings: GatewaySettings, model: str, members: tuple[Member, ...]
+) -> Plan | EdgeserveError | None:
+    """The plan that a gateway would make, or why it could not. None if a worker is missing, or this
+    is a worker's box, which then has the weights.
+    """
+    try:
+        source = _open(model)
+        if not settings.workers:
+            _check_weights(source)
+        elif len(members) == len(settings.workers):
+            return plan_for(settings, source, members)
+    except EdgeserveError as error:
+        return error
+    return None
+
+
+def _open(model: str) -> ModelSource:
+    try:
+        return open_model(model)
+    except OSError as error:  # a folder above it that may not be searched
+        raise BadModel(f"{model} cannot be read: {error.strerror}") from None
+
+
+def _check_weights(source: ModelSource) -> None:
+    """Their headers are whole, and all files are there."""
+    if source.folder is not None:
+        weight_files(source.folder)

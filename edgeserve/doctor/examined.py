@@ -1,0 +1,76 @@
+"""What the doctor saw, as data: this box, and what became of each worker that was asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgeserve.box import Box, Gpu
+from edgeserve.config import GatewaySettings, WorkerSettings
+from edgeserve.doctor.link import Link
+from edgeserve.errors import EdgeserveError
+from edgeserve.plan.facts import Plan
+from edgeserve.plan.reserve import CPU_MEMORY_SHARE
+from edgeserve.wire.messages import Description
+
+
+@dataclass(frozen=True, kw_only=True)
+class Here:
+    """The box that the doctor runs on, and what its commands would be started with."""
+
+    box: Box
+    gpu: Gpu | None
+    cores: int
+    as_gateway: GatewaySettings
+    as_worker: WorkerSettings
+
+    @property
+    def is_gateways(self) -> bool:
+        """Whoever names workers is their gateway; any other box can only be a worker."""
+        return bool(self.as_gateway.workers)
+
+    @property
+    def uses_gpu(self) -> bool:
+        """As a worker here would decide."""
+        return self.gpu is not None and self.as_worker.device != "cpu"
+
+    @property
+    def memory_free_bytes(self) -> int:
+        """Of the device that a worker here would take."""
+        on_gpu = self.gpu if self.uses_gpu else None
+        return on_gpu.memory_free_bytes if on_gpu else self.box.memory_free_bytes
+
+    @property
+    def memory_bytes(self) -> int:
+        """What a worker here might use."""
+        share = 1.0 if self.uses_gpu else CPU_MEMORY_SHARE
+        return self.as_worker.memory or int(share * self.memory_free_bytes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """A worker that said what it is."""
+
+    worker: str
+    """HOST:PORT."""
+    description: Description
+    link: Link | EdgeserveError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Silent:
+    """One that did not, or not in words of this version."""
+
+    worker: str
+    why: EdgeserveError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examined:
+    here: Here
+    workers: tuple[Answered | Silent, ...]
+    plan: Plan | EdgeserveError | None
+    """Or what is wrong with the model or its plan; None if there was nothing to plan with."""
+
+    @property
+    def answered(self) -> list[Answered]:
+        return [each for each in self.workers if isinstance(each, Answered)]
