@@ -16,6 +16,7 @@ from edgeserve.errors import EdgeserveError
 GPU = Gpu(
     name="NVIDIA GeForce RTX 3060", driver_version="550.54.14", memory_free_bytes=11909 * 2**20
 )
+ANSWER = "echo 'NVIDIA GeForce RTX 3060, 550.54.14, 11909'"
 
 
 def test_the_first_gpu_of_several_is_read_with_its_free_memory_in_bytes() -> None:
@@ -43,13 +44,12 @@ def _nvidia_smi(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_program_is_asked_for_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = "echo 'NVIDIA GeForce RTX 3060, 550.54.14, 11909'"
-    _nvidia_smi(tmp_path, f'[ "$2" = --format=csv,noheader,nounits ] && {answer}', monkeypatch)
+    _nvidia_smi(tmp_path, f'[ "$2" = --format=csv,noheader,nounits ] && {ANSWER}', monkeypatch)
 
     assert first_gpu() == GPU
 
 
-@pytest.mark.parametrize("script", ["exit 9", "exec sleep 5"], ids=["fails", "hangs"])
+@pytest.mark.parametrize("script", ["exit 9", f"sleep 1; {ANSWER}"], ids=["fails", "hangs"])
 def test_a_driver_that_fails_or_hangs_is_no_driver(
     script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,7 +96,17 @@ def test_a_package_that_is_missing_has_no_version() -> None:
     assert box._version_of("no-such-package-anywhere") == NONE
 
 
-def test_a_folder_that_is_not_there_yet_has_the_disk_of_the_one_above(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_there_yet_has_the_disk_of_the_one_above(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage, asked = shutil.disk_usage(tmp_path), list[Path]()
+
+    def disk_usage(folder: Path) -> object:
+        asked.append(folder)
+        return usage
+
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
     here = look_at_box(tmp_path / "models" / "llama", None)
 
-    assert here.disk_free_bytes == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.05)
+    assert here.disk_free_bytes == usage.free
+    assert asked == [tmp_path]
