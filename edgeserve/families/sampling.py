@@ -6,14 +6,18 @@ from dataclasses import dataclass
 
 SEED_MAX = 2**64 - 1
 """Seeds are the 64-bit key of a counter-based generator."""
+PENALTY_MAX = 2.0
+"""Of presence and frequency, either way: OpenAI's bound."""
+TOP_LOGPROBS_MAX = 20
+"""OpenAI's bound; TGI's is 5 unless its operator allows more."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
     """The defaults are greedy.
 
-    The order of the filters is that of transformers: repetition penalty, temperature, top-k, top-p,
-    min-p.
+    The order of the filters is that of transformers and vLLM: logit bias, repetition penalty,
+    frequency and presence penalty, temperature, top-k, top-p, min-p.
     """
 
     temperature: float = 0.0
@@ -28,9 +32,33 @@ class Sampling:
     """Logits of tokens seen so far are divided by it if positive, multiplied if negative
     (arXiv:1909.05858).
     """
+    presence_penalty: float = 0.0
+    """From -2 to 2: taken once from the logit of each token generated so far. The prompt's do not
+    count, here and with the next, as OpenAI has it.
+    """
+    frequency_penalty: float = 0.0
+    """From -2 to 2: taken from a token's logit for each time that it was generated."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Token ids, and what is added to their logits: from -100, which bans, to 100, which leaves no
+    other. At most 300, each once.
+    """
     seed: int = 0
+    top_logprobs: int = 0
+    """How many of the most likely tokens are told beside the chosen one, at most
+    `TOP_LOGPROBS_MAX`. It changes nothing of the choice.
+    """
 
     @property
     def needs_history(self) -> bool:
         """Whether the last stage has to know which tokens came before."""
-        return self.repetition_penalty != 1.0
+        return self.repetition_penalty != 1.0 or self.counts_tokens
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether it matters how often a token was generated."""
+        return self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+
+    @property
+    def takes_most_likely(self) -> bool:
+        """Whether the choice is the most likely token of the logits as the model has them."""
+        return self.temperature == 0.0 and not self.needs_history and not self.logit_bias

@@ -78,10 +78,7 @@ def encode_result(result: FrameResult) -> bytes:
     message = pb.FrameResult(
         frame=result.frame,
         time=_time_to_pb(result.time),
-        sampled=[
-            pb.Sampled(sequence=each.sequence, token=each.token, logprob=each.logprob)
-            for each in result.sampled
-        ],
+        sampled=[_sampled_to_pb(each) for each in result.sampled],
     )
     if result.failure is not None:
         message.failure.error_type = result.failure.error_type
@@ -100,10 +97,7 @@ def decode_result(raw: bytes) -> FrameResult:
     return FrameResult(
         frame=message.frame,
         time=_time_from_pb(message.time),
-        sampled=tuple(
-            Sampled(sequence=each.sequence, token=each.token, logprob=each.logprob)
-            for each in message.sampled
-        ),
+        sampled=tuple(_sampled_from_pb(each) for each in message.sampled),
         payload=message.payload,
         failure=Failure(error_type=message.failure.error_type, message=message.failure.message)
         if failed
@@ -112,36 +106,68 @@ def decode_result(raw: bytes) -> FrameResult:
 
 
 def _open_to_pb(opened: Open) -> pb.Open:
-    sampling = opened.sampling
     return pb.Open(
         sequence=opened.sequence,
         pages=opened.pages,
-        sampling=pb.Sampling(
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            min_p=sampling.min_p,
-            repetition_penalty=sampling.repetition_penalty,
-            seed=sampling.seed,
-        ),
+        sampling=_sampling_to_pb(opened.sampling),
         history=opened.history,
     )
 
 
 def _open_from_pb(message: pb.Open) -> Open:
-    sampling = message.sampling
     return Open(
         sequence=message.sequence,
         pages=tuple(message.pages),
-        sampling=Sampling(
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            min_p=sampling.min_p,
-            repetition_penalty=sampling.repetition_penalty,
-            seed=sampling.seed,
-        ),
+        sampling=_sampling_from_pb(message.sampling),
         history=tuple(message.history),
+    )
+
+
+def _sampling_to_pb(sampling: Sampling) -> pb.Sampling:
+    return pb.Sampling(
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        min_p=sampling.min_p,
+        repetition_penalty=sampling.repetition_penalty,
+        seed=sampling.seed,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        logit_bias=[pb.LogitBias(token=token, bias=bias) for token, bias in sampling.logit_bias],
+        top_logprobs=sampling.top_logprobs,
+    )
+
+
+def _sampling_from_pb(message: pb.Sampling) -> Sampling:
+    return Sampling(
+        temperature=message.temperature,
+        top_k=message.top_k,
+        top_p=message.top_p,
+        min_p=message.min_p,
+        repetition_penalty=message.repetition_penalty,
+        seed=message.seed,
+        presence_penalty=message.presence_penalty,
+        frequency_penalty=message.frequency_penalty,
+        logit_bias=tuple((each.token, each.bias) for each in message.logit_bias),
+        top_logprobs=message.top_logprobs,
+    )
+
+
+def _sampled_to_pb(sampled: Sampled) -> pb.Sampled:
+    return pb.Sampled(
+        sequence=sampled.sequence,
+        token=sampled.token,
+        logprob=sampled.logprob,
+        top=[pb.TopToken(token=token, logprob=logprob) for token, logprob in sampled.top],
+    )
+
+
+def _sampled_from_pb(message: pb.Sampled) -> Sampled:
+    return Sampled(
+        sequence=message.sequence,
+        token=message.token,
+        logprob=message.logprob,
+        top=tuple((each.token, each.logprob) for each in message.top),
     )
 
 

@@ -43,6 +43,9 @@ class Sampled:
     sequence: int
     token: int
     logprob: float
+    """Natural logarithm, of the unfiltered distribution."""
+    top: tuple[tuple[int, float], ...] = ()
+    """Its most likely tokens and their log-probabilities, if sampling asks for them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,8 @@ SEQUENCES = st.integers(0, 2**64 - 1)
 COUNTS = st.integers(0, 2**32 - 1)
 FLOATS = st.floats(allow_nan=False)
 PAYLOADS = st.binary(max_size=300)
+NUMBERED = st.lists(st.tuples(COUNTS, FLOATS), max_size=3).map(tuple)
+"""Token ids, each with a number."""
 SAMPLINGS = st.builds(
     Sampling,
     temperature=FLOATS,
@@ -31,7 +33,11 @@ SAMPLINGS = st.builds(
     top_p=FLOATS,
     min_p=FLOATS,
     repetition_penalty=FLOATS,
+    presence_penalty=FLOATS,
+    frequency_penalty=FLOATS,
+    logit_bias=NUMBERED,
     seed=st.integers(0, SEED_MAX),
+    top_logprobs=COUNTS,
 )
 OPENS = st.builds(
     Open,
@@ -51,7 +57,7 @@ FRAMES = st.builds(
     segments=st.lists(SEGMENTS, max_size=3).map(tuple),
     payload=PAYLOADS,
 )
-SAMPLED = st.builds(Sampled, sequence=SEQUENCES, token=COUNTS, logprob=FLOATS)
+SAMPLED = st.builds(Sampled, sequence=SEQUENCES, token=COUNTS, logprob=FLOATS, top=NUMBERED)
 RESULTS = st.builds(
     FrameResult,
     frame=SEQUENCES,
