@@ -36,7 +36,7 @@ class Computed:
     out: Tensor
     """[T, D], or [N, 2] as `most_likely` gives it."""
     logits_NV: Tensor | None = None
-    """For the rows whose token is not the most likely one."""
+    """For the rows whose token is not the most likely one, or that want others told."""
 
 
 def compute(slice_: Slice, x: Tensor, table: FrameTable, kv_pages: KvPages) -> Computed:

@@ -1,16 +1,19 @@
-"""Chooses the next token of each row of logits.
+"""Chooses the next token of each row of logits, and says which others were likely.
 
 What a row gets depends on that row alone, never on the batch. Randomness is one uniform number per
 token from a counter-based generator: the key is the request's seed, the counter the token's
 position. A replay, another batch or another worker draws the same number.
 
-    N rows, V vocabulary
+    N rows, V vocabulary, K tokens of each row,
+    P pairs of a token and its log-probability, side by side in fp64, which token ids fit: the
+      chosen token, and behind it the most likely ones if any row wants them told
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +21,7 @@ from numpy.random import Philox
 from torch import Tensor
 
 from edgeserve.errors import EdgeserveError
-from edgeserve.families.sampling import Sampling
+from edgeserve.families.sampling import TOP_LOGPROBS_MAX, Sampling
 
 TEMPERATURE_MIN = 1e-4  # below it logits overflow fp32, and the choice has long been greedy
 
@@ -30,8 +33,10 @@ class SampleRow:
     sampling: Sampling
     position: int
     """Of the token that is chosen."""
-    history: Sequence[int]
-    """The sequence's tokens so far; needed only if `sampling.needs_history`."""
+    prompt: Sequence[int]
+    """Token ids; needed only if `sampling.needs_history`."""
+    generated: Sequence[int] = ()
+    """All behind the prompt so far, if the prompt is needed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +44,10 @@ class Choice:
     token: int
     logprob: float
     """Natural logarithm, of the unfiltered distribution at temperature 1."""
+    top: tuple[tuple[int, float], ...] = ()
+    """The most likely tokens of that distribution and their log-probabilities, in this order; as
+    many as were asked for, as far as they are possible at all.
+    """
 
 
 def choose(logits_NV: Tensor, rows: Sequence[SampleRow]) -> list[Choice]:
@@ -46,38 +55,43 @@ def choose(logits_NV: Tensor, rows: Sequence[SampleRow]) -> list[Choice]:
 
     Raises EdgeserveError if the logits are not numbers.
     """
-    chosen_N2 = most_likely(logits_NV)
-    draw(chosen_N2, logits_NV, rows)
-    return choices(chosen_N2)
+    return choices(sample(most_likely(logits_NV), logits_NV, rows), rows)
 
 
 def most_likely(logits_NV: Tensor) -> Tensor:
-    """Token and log-probability of each row, [N, 2] in fp64: token ids fit it, so both results
-    travel as one.
-    """
-    return _with_logprobs(logits_NV, logits_NV.argmax(dim=-1))
+    """Token and log-probability of each row, [N, 2]."""
+    return _with_logprobs(logits_NV, logits_NV.argmax(dim=-1, keepdim=True))
 
 
-def draw(chosen_N2: Tensor, logits_NV: Tensor, rows: Sequence[SampleRow]) -> None:
-    """Chooses anew for the rows that do not want the most likely token. On a GPU nothing here waits
-    for it: the results are read when the frame is done.
+def sample(chosen_N2: Tensor, logits_NV: Tensor, rows: Sequence[SampleRow]) -> Tensor:
+    """What the rows get, [N, 2 P], from what `most_likely` gave; it is overwritten where a row
+    wants another token. On a GPU nothing here waits for it: the results are read when the frame is
+    done.
     """
     for index, row in enumerate(rows):
-        if row.sampling.temperature > 0 or row.sampling.needs_history:
+        if not row.sampling.takes_most_likely:
             logits_1V = logits_NV[index : index + 1]
-            token_1 = _choose_one(logits_1V[0], row)[None]
-            chosen_N2[index] = _with_logprobs(logits_1V, token_1)[0]
+            token_11 = _choose_one(logits_1V[0], row).view(1, 1)
+            chosen_N2[index] = _with_logprobs(logits_1V, token_11)[0]
+    if any(row.sampling.top_logprobs for row in rows):
+        return _with_top(chosen_N2, logits_NV, rows)
+    return chosen_N2
 
 
-def choices(chosen_N2: Tensor) -> list[Choice]:
+def choices(results_N2P: Tensor, rows: Sequence[SampleRow]) -> list[Choice]:
     """Raises EdgeserveError if the logits were not numbers."""
-    return [_checked(int(token), logprob) for token, logprob in chosen_N2.tolist()]
+    return [
+        _choice(numbers, row.sampling.top_logprobs)
+        for numbers, row in zip(results_N2P.tolist(), rows, strict=True)
+    ]
 
 
-def filter_logits(logits_V: Tensor, sampling: Sampling, history: Sequence[int]) -> Tensor:
-    """Penalised, tempered, and minus infinity for what may not be chosen; as in transformers."""
-    if sampling.needs_history:
-        logits_V = _penalise(logits_V, sampling.repetition_penalty, history)
+def filter_logits(logits_V: Tensor, row: SampleRow) -> Tensor:
+    """Biased, penalised, tempered, and minus infinity for what may not be chosen; the order is that
+    of `Sampling`.
+    """
+    sampling = row.sampling
+    logits_V = _penalised(logits_V, row)
     if sampling.temperature > 0:
         logits_V = logits_V / max(sampling.temperature, TEMPERATURE_MIN)
     if 0 < sampling.top_k < len(logits_V):
@@ -97,15 +111,29 @@ def uniform(seed: int, position: int) -> float:
     return (bits >> 11) / 2**53  # the bits that a double can hold
 
 
-def _with_logprobs(logits_NV: Tensor, tokens_N: Tensor) -> Tensor:
-    chosen_N1 = logits_NV.gather(-1, tokens_N[:, None])
-    logprobs_N = chosen_N1[:, 0].double() - logits_NV.logsumexp(dim=-1).double()
-    return torch.stack((tokens_N.double(), logprobs_N), dim=-1)
+def _with_logprobs(logits_NV: Tensor, tokens_NK: Tensor) -> Tensor:
+    """K pairs for each row, [N, 2 K]."""
+    found_NK = logits_NV.gather(-1, tokens_NK).double()
+    logprobs_NK = found_NK - logits_NV.logsumexp(dim=-1, keepdim=True).double()
+    return torch.stack((tokens_NK.double(), logprobs_NK), dim=-1).flatten(1)
+
+
+def _with_top(chosen_N2: Tensor, logits_NV: Tensor, rows: Sequence[SampleRow]) -> Tensor:
+    # All that may be asked for, and `_choice` cuts: which of equally likely tokens are found must
+    # not depend on how many are wanted.
+    count = min(TOP_LOGPROBS_MAX, logits_NV.shape[1])
+    results_N2P = chosen_N2.new_zeros((len(rows), 2 + 2 * count))
+    results_N2P[:, :2] = chosen_N2
+    for index, row in enumerate(rows):
+        if row.sampling.top_logprobs:
+            logits_1V = logits_NV[index : index + 1]
+            results_N2P[index, 2:] = _with_logprobs(logits_1V, logits_1V.topk(count).indices)[0]
+    return results_N2P
 
 
 def _choose_one(logits_V: Tensor, row: SampleRow) -> Tensor:
     """The first token up to which the probabilities sum to more than the uniform number."""
-    logits_V = filter_logits(logits_V, row.sampling, row.history)
+    logits_V = filter_logits(logits_V, row)
     if row.sampling.temperature == 0:
         return logits_V.argmax()
     cumulative_V = logits_V.double().softmax(dim=-1).cumsum(dim=-1)
@@ -117,11 +145,40 @@ def _choose_one(logits_V: Tensor, row: SampleRow) -> Tensor:
     return token[0].clamp(max=len(logits_V) - 1)
 
 
-def _penalise(logits_V: Tensor, penalty: float, history: Sequence[int]) -> Tensor:
-    seen = torch.tensor(history, dtype=torch.int64, pin_memory=logits_V.is_cuda)
-    seen = seen.to(logits_V.device, non_blocking=True)
-    found = logits_V.gather(0, seen)
-    return logits_V.scatter(0, seen, torch.where(found < 0, found * penalty, found / penalty))
+def _penalised(logits_V: Tensor, row: SampleRow) -> Tensor:
+    sampling = row.sampling
+    logits_V = _plus(logits_V, dict(sampling.logit_bias))
+    if sampling.repetition_penalty != 1:
+        seen = [*row.prompt, *row.generated]
+        logits_V = _repetition_penalised(logits_V, sampling.repetition_penalty, seen)
+    if sampling.counts_tokens:
+        presence, frequency = sampling.presence_penalty, sampling.frequency_penalty
+        counts = Counter(row.generated)
+        logits_V = _plus(logits_V, {t: -presence - n * frequency for t, n in counts.items()})
+    return logits_V
+
+
+def _repetition_penalised(logits_V: Tensor, penalty: float, seen: Sequence[int]) -> Tensor:
+    tokens_K = _on_device_of(logits_V, torch.tensor(seen, dtype=torch.int64))
+    found_K = logits_V.gather(0, tokens_K)
+    penalised_K = torch.where(found_K < 0, found_K * penalty, found_K / penalty)
+    return logits_V.scatter(0, tokens_K, penalised_K)
+
+
+def _plus(logits_V: Tensor, amounts: Mapping[int, float]) -> Tensor:
+    """An amount for each of some tokens."""
+    if not amounts:
+        return logits_V
+    tokens_K = _on_device_of(logits_V, torch.tensor(list(amounts)))
+    amounts_K = torch.tensor(list(amounts.values()), dtype=logits_V.dtype)
+    return logits_V.scatter_add(0, tokens_K, _on_device_of(logits_V, amounts_K))
+
+
+def _on_device_of(logits_V: Tensor, numbers_K: Tensor) -> Tensor:
+    """Pinned first for a GPU: a copy from ordinary memory would wait for it."""
+    if not logits_V.is_cuda:
+        return numbers_K
+    return numbers_K.pin_memory().to(logits_V.device, non_blocking=True)
 
 
 def _top_p(logits_V: Tensor, top_p: float) -> Tensor:
@@ -143,11 +200,17 @@ def _top_p(logits_V: Tensor, top_p: float) -> Tensor:
     return logits_V.masked_fill(rare_V.scatter(0, others, is_dropped), -math.inf)
 
 
-def _checked(token: int, logprob: float) -> Choice:
-    if math.isfinite(logprob):
-        return Choice(token=token, logprob=logprob)
-    raise EdgeserveError(
-        "the model computed logits that are not numbers (NaN or infinite), so no token can be "
-        "chosen; its numbers may be too large for this dtype: try --dtype bf16 or fp32, and check "
-        "the weights"
-    )
+def _choice(numbers: list[float], top_logprobs: int) -> Choice:
+    """Of one row's pairs. Equally likely tokens come in the order of their ids, as greedy takes
+    them, in whatever order a device has them.
+    """
+    (token, logprob), *top = zip(map(int, numbers[::2]), numbers[1::2], strict=True)
+    if not math.isfinite(logprob):
+        raise EdgeserveError(
+            "the model computed logits that are not numbers (NaN or infinite), so no token can be "
+            "chosen; its numbers may be too large for this dtype: try --dtype bf16 or fp32, and "
+            "check the weights"
+        )
+    top.sort(key=lambda pair: (-pair[1], pair[0]))
+    possible = [pair for pair in top[:top_logprobs] if pair[1] > -math.inf]
+    return Choice(token=token, logprob=logprob, top=tuple(possible))

@@ -38,7 +38,7 @@ from edgeserve.model.frame_table import (
 )
 from edgeserve.model.fused import Computed, compute
 from edgeserve.model.pages import KvPages
-from edgeserve.model.sampling import SampleRow, draw
+from edgeserve.model.sampling import SampleRow, sample
 from edgeserve.model.slice import Slice
 from edgeserve.worker.graphs import GraphRecorder, NoRecorder
 from edgeserve.worker.stopwatch import Stopwatch
@@ -93,7 +93,7 @@ class CudaFrames:
     ) -> Tensor:
         """Starts a frame, and returns where its results will be on the host once the device is past
         the last mark: hidden states [T, D]; or on the last stage the next tokens of the rows that
-        are asked for, [N, 2] as `most_likely` has them.
+        are asked for, as `sample` gives them.
         """
         watch.mark()
         run = self._placed(x, segments, list(asked))
@@ -101,7 +101,7 @@ class CudaFrames:
         computed = run()
         results = computed.out[: len(x) if computed.logits_NV is None else len(asked)]
         if computed.logits_NV is not None:
-            draw(results, computed.logits_NV, list(asked.values()))
+            results = sample(results, computed.logits_NV, list(asked.values()))
         watch.mark()
         host = self._host_like(results).copy_(results, non_blocking=True)
         watch.mark()

@@ -22,8 +22,10 @@ from edgeserve.wire.messages import LoadOrder
 class OpenSequence:
     pages: tuple[int, ...]
     sampling: Sampling
-    history: list[int]
-    """Tokens so far, if sampling needs them."""
+    prompt: tuple[int, ...] = ()
+    """Token ids, if sampling needs them."""
+    generated: list[int] = field(default_factory=list)
+    """What followed the prompt so far, if sampling needs it."""
 
 
 @dataclass(kw_only=True)
@@ -70,9 +72,14 @@ class SequenceTable:
             raise WireError(
                 f"sequence {opened.sequence}: page {bad[0]} of {self.pages} does not exist"
             )
-        return OpenSequence(
-            pages=opened.pages, sampling=opened.sampling, history=list(opened.history)
-        )
+        biased = (token for token, _bias in opened.sampling.logit_bias)
+        strange = [token for token in (*opened.history, *biased) if token >= self.spec.vocab]
+        if strange:
+            raise WireError(
+                f"sequence {opened.sequence} samples with token {strange[0]}; the vocabulary has "
+                f"{self.spec.vocab}"
+            )
+        return OpenSequence(pages=opened.pages, sampling=opened.sampling, prompt=opened.history)
 
     def _check_payload(self, frame: Frame) -> None:
         token_bytes = 4 if self.stage.embedding else self.hidden_bytes

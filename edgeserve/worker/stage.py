@@ -24,7 +24,7 @@ from edgeserve.model.packed import FastestLayout
 from edgeserve.model.pages import KvPages
 from edgeserve.model.product import LeavePlain, Preparation
 from edgeserve.model.quantised import Quantise
-from edgeserve.model.sampling import SampleRow, choices, draw, most_likely
+from edgeserve.model.sampling import SampleRow, choices, most_likely, sample
 from edgeserve.model.slice import Slice
 from edgeserve.model.weights import Form, LoadedSlice, load_slice, random_slice, slice_hash
 from edgeserve.timing.hop import StageTime
@@ -120,9 +120,7 @@ class ResidentStage:
         if not asked:
             return hidden_TD.new_empty((0, 2))
         logits_NV = self.slice_.logits(hidden_TD[list(asked)])
-        chosen_N2 = most_likely(logits_NV)
-        draw(chosen_N2, logits_NV, list(asked.values()))
-        return chosen_N2
+        return sample(most_likely(logits_NV), logits_NV, list(asked.values()))
 
     def _tensor(self, frame: Frame) -> Tensor:
         """The payload as it lies, without a copy: torch only reads it."""
@@ -157,7 +155,7 @@ def _asked(frame: Frame, sequences: Sequence[OpenSequence]) -> list[Asked]:
             row=end - segment.end_position + position - 1,
             number=segment.sequence,
             sequence=sequence,
-            sample=SampleRow(sequence.sampling, position, sequence.history),
+            sample=SampleRow(sequence.sampling, position, sequence.prompt, sequence.generated),
         )
         for segment, sequence, end in zip(frame.segments, sequences, ends, strict=True)
         for position in segment.sampled_positions
@@ -186,7 +184,9 @@ class Launched:
     frame: int
     watch: Stopwatch
     out: Tensor
-    """On the host once `watch` is past its last mark: hidden states [T, D], or tokens [N, 2]."""
+    """On the host once `watch` is past its last mark: hidden states [T, D], or what
+    `sample` gives.
+    """
     asked: Sequence[Asked] | None
     """Whose tokens they are; None if they are hidden states."""
 
@@ -214,13 +214,18 @@ class Launched:
         return FrameResult(frame=self.frame, time=time, sampled=sampled, payload=payload)
 
 
-def _sampled(asked: Sequence[Asked], tokens_N2: Tensor) -> tuple[Sampled, ...]:
+def _sampled(asked: Sequence[Asked], tokens_N2P: Tensor) -> tuple[Sampled, ...]:
     """The next tokens; sequences that need their history get them added to it."""
     found = []
-    for each, choice in zip(asked, choices(tokens_N2), strict=True):
+    rows = [each.sample for each in asked]
+    for each, choice in zip(asked, choices(tokens_N2P, rows), strict=True):
         if each.sequence.sampling.needs_history:
-            each.sequence.history.append(choice.token)
-        found.append(Sampled(sequence=each.number, token=choice.token, logprob=choice.logprob))
+            each.sequence.generated.append(choice.token)
+        found.append(
+            Sampled(
+                sequence=each.number, token=choice.token, logprob=choice.logprob, top=choice.top
+            )
+        )
     return tuple(found)
 
 

@@ -80,17 +80,29 @@ def test_a_gpu_chooses_the_tokens_that_the_cpu_chooses(family: str, tmp_path: Pa
 def test_drawn_tokens_are_those_of_the_cpu(tmp_path: Path) -> None:
     save_tiny("qwen2", tmp_path)
     hot = Sampling(
-        temperature=1.2, top_k=50, top_p=0.95, min_p=0.01, repetition_penalty=1.2, seed=3
-    )
+        temperature=1.2, top_k=50, top_p=0.95, min_p=0.01, repetition_penalty=1.2, seed=3,
+        presence_penalty=0.4, frequency_penalty=0.4, logit_bias=((7, 1.5),), top_logprobs=5,
+    )  # fmt: skip
 
-    on_cpu, _ = greedy(stage_on("cpu", tmp_path, Dtype.FP32), 20, hot)
-    on_gpu, _ = greedy(stage_on("cuda", tmp_path, Dtype.FP32), 20, hot)
+    on_cpu, wanted = greedy(stage_on("cpu", tmp_path, Dtype.FP32), 20, hot)
+    on_gpu, got = greedy(stage_on("cuda", tmp_path, Dtype.FP32), 20, hot)
 
     assert on_gpu == on_cpu
+    for ours, theirs in zip(got, wanted, strict=True):
+        tops = [dict(each.sampled[0].top) for each in (ours, theirs)]
+        assert tops[0] == pytest.approx(tops[1], abs=1e-3)
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.0, top_p=0.9, seed=1)])
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(),
+        Sampling(temperature=1.0, top_p=0.9, seed=1),
+        Sampling(repetition_penalty=1.1, logit_bias=((3, 1.0),), top_logprobs=5),
+    ],
+    ids=["greedy", "drawn", "biased and told"],
+)
 @pytest.mark.parametrize("tokens", [5, 70], ids=["graph", "no graph"])
 def test_a_launch_does_not_wait_for_the_device(
     tokens: int, sampling: Sampling, tmp_path: Path

@@ -21,7 +21,7 @@ from edgeserve.families.stage import Stage, cut
 from edgeserve.model.batch import PackedBatch, PagedSegment
 from edgeserve.model.fused import Computed
 from edgeserve.model.pages import KvPages
-from edgeserve.model.sampling import SampleRow, choose
+from edgeserve.model.sampling import SampleRow, choices, choose
 from edgeserve.model.slice import Slice
 from edgeserve.model.weights import Form, load_slice
 from edgeserve.worker import cuda_frames
@@ -125,19 +125,22 @@ def test_every_family_gets_the_hidden_states_of_the_reference(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["llama2", "qwen3", "tied"])
+@pytest.mark.parametrize(("family", "told"), [("llama2", 0), ("qwen3", 4), ("tied", 0)])
 def test_the_last_stage_chooses_the_tokens_of_the_reference(
-    folder: Callable[[str], Path], family: str, device: torch.device
+    folder: Callable[[str], Path], family: str, told: int, device: torch.device
 ) -> None:
     pair = Pair(folder(family), cut((3, 1))[1], device)
-    hot = Sampling(temperature=1.5, top_k=40, top_p=0.9, repetition_penalty=1.3, seed=7)
+    hot = Sampling(
+        temperature=1.5, top_k=40, top_p=0.9, repetition_penalty=1.3, frequency_penalty=0.5,
+        presence_penalty=0.3, logit_bias=((4, 1.0),), seed=7,
+    )  # fmt: skip
     random = torch.Generator().manual_seed(2)
     for frame in BUSY:
         segments, tokens = feed(frame)
         hidden = torch.randn((tokens, pair.spec.hidden), generator=random)
         rows = [sum(each.tokens for each in segments[: i + 1]) - 1 for i in range(len(segments))]
-        asked = {row: SampleRow(hot, row, [3, 5]) for row in rows}
-        asked[rows[0]] = SampleRow(Sampling(), 0, ())
+        asked = {row: SampleRow(hot, row, [3, 5], [6, 6]) for row in rows}
+        asked[rows[0]] = SampleRow(Sampling(top_logprobs=told), 0, ())
 
         got = pair.fused(hidden, segments, asked)
 
@@ -145,6 +148,9 @@ def test_the_last_stage_chooses_the_tokens_of_the_reference(
         want = choose(logits, list(asked.values()))
         assert got[:, 0].tolist() == [each.token for each in want]
         assert got[:, 1].tolist() == pytest.approx([each.logprob for each in want], abs=ATOL)
+        [first, *_] = choices(got, list(asked.values()))
+        assert [token for token, _ in first.top] == [token for token, _ in want[0].top]
+        assert [p for _, p in first.top] == pytest.approx([p for _, p in want[0].top], abs=ATOL)
 
 
 @pytest.mark.slow

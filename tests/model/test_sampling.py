@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,13 +14,14 @@ from transformers import (
     LogitsProcessorList,
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
 
 from edgeserve.errors import EdgeserveError
-from edgeserve.families.sampling import SEED_MAX, Sampling
+from edgeserve.families.sampling import SEED_MAX, TOP_LOGPROBS_MAX, Sampling
 from edgeserve.model import sampling as sampling_module
 from edgeserve.model.sampling import SampleRow, choose, filter_logits, uniform
 
@@ -33,6 +35,8 @@ def logits_of(seed: int, rows: int = 1, vocab: int = VOCAB) -> Tensor:
 
 def theirs(sampling: Sampling, history: list[int], logits_NV: Tensor) -> Tensor:
     warpers: list[Any] = []
+    if sampling.logit_bias:
+        warpers.append(SequenceBiasLogitsProcessor({(t,): bias for t, bias in sampling.logit_bias}))
     if sampling.repetition_penalty != 1:
         warpers.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
     warpers.append(TemperatureLogitsWarper(sampling.temperature))
@@ -61,28 +65,31 @@ def theirs(sampling: Sampling, history: list[int], logits_NV: Tensor) -> Tensor:
         Sampling(temperature=1.0, repetition_penalty=1.3),
         Sampling(temperature=1.0, repetition_penalty=0.8),
         Sampling(temperature=1.5, top_k=20, top_p=0.8, min_p=0.02, repetition_penalty=1.2),
+        Sampling(temperature=0.9, logit_bias=((17, 3.0), (2, -100.0))),
+        Sampling(temperature=0.9, logit_bias=((17, -4.0), (80, 5.0)), repetition_penalty=1.7),
     ],
-    ids=lambda each: ",".join(f"{k}={v}" for k, v in vars(each).items() if v not in (0, 1.0)),
+    ids=lambda each: ",".join(f"{k}={v}" for k, v in vars(each).items() if v not in (0, 1.0, ())),
 )
 def test_filters_are_those_of_transformers(sampling: Sampling) -> None:
     history = [5, 17, 5, 80]
     for seed in range(8):
         logits = logits_of(seed)
-        ours = filter_logits(logits[0], sampling, history)
+        ours = filter_logits(logits[0], SampleRow(sampling, 4, history[:2], history[2:]))
         torch.testing.assert_close(ours, theirs(sampling, history, logits)[0])
 
 
 def test_top_k_keeps_what_equals_the_last_kept() -> None:
     logits = torch.tensor([[1.0, 3.0, 2.0, 2.0, 0.0]])
     sampling = Sampling(temperature=1.0, top_k=2)
-    kept = filter_logits(logits[0], sampling, [])
+    kept = filter_logits(logits[0], SampleRow(sampling, 0, ()))
     assert kept.isfinite().tolist() == [False, True, True, True, False]
     torch.testing.assert_close(kept, theirs(sampling, [0], logits)[0])
 
 
 def test_top_p_keeps_one_token_even_if_all_are_alike() -> None:
+    sampling = Sampling(temperature=1.0, top_p=0.0)
     for vocab in range(90, 110):
-        kept = filter_logits(torch.zeros(vocab), Sampling(temperature=1.0, top_p=0.0), [])
+        kept = filter_logits(torch.zeros(vocab), SampleRow(sampling, 0, ()))
         assert int(kept.isfinite().sum()) == 1, f"of {vocab}"
 
 
@@ -111,7 +118,7 @@ def test_the_logprob_is_of_the_distribution_before_filters() -> None:
 
 
 def test_a_row_gets_the_same_alone_and_in_any_company() -> None:
-    logits = logits_of(3, rows=6)
+    logits = logits_of(3, rows=9)
     rows = [
         SampleRow(Sampling(temperature=1.0, seed=7), 11, ()),
         SampleRow(GREEDY, 12, ()),
@@ -119,6 +126,9 @@ def test_a_row_gets_the_same_alone_and_in_any_company() -> None:
         SampleRow(Sampling(temperature=1.2, top_k=30, seed=8), 200, ()),
         SampleRow(Sampling(temperature=1.0, repetition_penalty=1.4, seed=1), 5, (3, 4)),
         SampleRow(Sampling(temperature=1.0, min_p=0.2, seed=SEED_MAX), 0, ()),
+        SampleRow(Sampling(temperature=1.1, frequency_penalty=1.5, seed=2), 7, (3,), (9, 9, 4)),
+        SampleRow(Sampling(presence_penalty=-1.0, top_logprobs=3), 7, (), (11, 12)),
+        SampleRow(Sampling(temperature=1.0, logit_bias=((8, 2.0),), top_logprobs=20), 5, ()),
     ]
     alone = [choose(logits[i : i + 1], [row])[0] for i, row in enumerate(rows)]
     assert choose(logits, rows) == alone
@@ -128,8 +138,11 @@ def test_a_row_gets_the_same_alone_and_in_any_company() -> None:
 def test_choosing_leaves_the_logits_alone() -> None:
     logits = logits_of(4, rows=2)
     before = logits.clone()
-    sampling = Sampling(temperature=0.5, top_p=0.5, repetition_penalty=1.5)
-    choose(logits, [SampleRow(sampling, 1, (1, 2))] * 2)
+    sampling = Sampling(
+        temperature=0.5, top_p=0.5, repetition_penalty=1.5, frequency_penalty=0.5,
+        logit_bias=((3, 1.0),), top_logprobs=5,
+    )  # fmt: skip
+    choose(logits, [SampleRow(sampling, 1, (1, 2), (3, 3))] * 2)
     assert torch.equal(logits, before)
 
 
@@ -186,7 +199,11 @@ def test_the_ends_of_the_range_hit_no_token_that_was_ruled_out(
     assert choice.token == wanted
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=1.0, top_k=4, top_p=0.9)])
+@pytest.mark.parametrize(
+    "sampling",
+    [GREEDY, Sampling(temperature=1.0, top_k=4, top_p=0.9), Sampling(top_logprobs=3)],
+    ids=["greedy", "sampled", "told"],
+)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_logits_that_are_not_numbers_are_reported(sampling: Sampling, bad: float) -> None:
     logits = logits_of(5, rows=2)
@@ -208,3 +225,116 @@ def test_a_temperature_near_zero_is_greedy_and_never_an_overflow() -> None:
     [choice] = choose(logits_NV, [SampleRow(sampling, 0, ())])
 
     assert choice.token == 1
+
+
+def by_definition(sampling: Sampling, generated: list[int], logits: list[float]) -> list[float]:
+    """OpenAI's formula, a token at a time: what its documentation calls mu, c and alpha."""
+    bias = dict(sampling.logit_bias)
+    return [
+        mu
+        + bias.get(token, 0.0)
+        - generated.count(token) * sampling.frequency_penalty
+        - (generated.count(token) > 0) * sampling.presence_penalty
+        for token, mu in enumerate(logits)
+    ]
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(presence_penalty=1.1),
+        Sampling(presence_penalty=-2.0),
+        Sampling(frequency_penalty=0.7),
+        Sampling(frequency_penalty=-0.3, presence_penalty=2.0),
+        Sampling(logit_bias=((0, 1.5), (17, -100.0), (VOCAB - 1, 100.0))),
+        Sampling(logit_bias=((5, -1.0),), presence_penalty=0.5, frequency_penalty=1.0),
+    ],
+    ids=lambda each: ",".join(f"{k}={v}" for k, v in vars(each).items() if v not in (0, 1.0, ())),
+)
+@pytest.mark.parametrize("generated", [[], [5], [17, 5, 5, 80, 5]], ids=str)
+def test_penalties_and_biases_are_those_of_openai(sampling: Sampling, generated: list[int]) -> None:
+    logits = logits_of(6)[0]
+    prompt = [5, 5, 30]  # does not count
+    ours = filter_logits(logits, SampleRow(sampling, 9, prompt, generated))
+    wanted = torch.tensor(by_definition(sampling, generated, logits.tolist()))
+    torch.testing.assert_close(ours, wanted)
+
+
+def test_penalties_come_before_the_temperature_and_after_the_repetition_penalty() -> None:
+    sampling = Sampling(
+        temperature=0.5, repetition_penalty=2.0, frequency_penalty=1.0, logit_bias=((1, 4.0),)
+    )
+    kept = filter_logits(torch.tensor([1.0, 2.0, -1.0]), SampleRow(sampling, 9, [], [1, 2, 1]))
+    #                 (2 + 4) / 2 - 2 * 1 = 1 and -1 * 2 - 1 = -3, all over 0.5
+    assert kept.tolist() == [2.0, 2.0, -6.0]
+
+
+def test_penalties_and_biases_change_what_greedy_takes() -> None:
+    logits = torch.tensor([[0.0, 2.0, 1.9, 1.5]])
+
+    def greedy(sampling: Sampling, *generated: int) -> int:
+        return choose(logits, [SampleRow(sampling, 4, [1, 1], generated)])[0].token
+
+    assert greedy(GREEDY, 1) == 1
+    assert greedy(Sampling(presence_penalty=0.2)) == 1  # in the prompt it does not count
+    assert greedy(Sampling(presence_penalty=0.2), 1) == 2
+    assert greedy(Sampling(presence_penalty=0.2), 1, 1, 2) == 1  # once is as bad as twice
+    assert greedy(Sampling(frequency_penalty=0.2), 1, 1, 2) == 2
+    assert greedy(Sampling(frequency_penalty=0.2), 1, 1, 1, 2, 2, 2) == 3
+    assert greedy(Sampling(logit_bias=((0, 100.0),))) == 0
+    assert greedy(Sampling(logit_bias=((1, -100.0),))) == 2
+
+
+def test_a_banned_token_never_comes_and_a_wanted_one_always() -> None:
+    logits = torch.zeros(200, VOCAB)
+    banned = tuple((token, -100.0) for token in range(3, VOCAB))
+    for bias, allowed in ((banned, {0, 1, 2}), (((7, 100.0),), {7})):
+        sampling = Sampling(temperature=1.0, logit_bias=bias, seed=4)
+        rows = [SampleRow(sampling, position, ()) for position in range(len(logits))]
+        assert {each.token for each in choose(logits, rows)} == allowed
+
+
+# -- the most likely tokens
+
+
+@pytest.mark.parametrize("vocab", [12, VOCAB, 5000])
+@pytest.mark.parametrize("count", [1, 5, TOP_LOGPROBS_MAX])
+def test_the_most_likely_tokens_are_those_of_the_unfiltered_distribution(
+    count: int, vocab: int
+) -> None:
+    logits = logits_of(7, rows=3, vocab=vocab)
+    filtered = Sampling(
+        temperature=3.0, top_k=2, frequency_penalty=2.0, logit_bias=((3, -100.0),),
+        top_logprobs=count,
+    )  # fmt: skip
+    plain = SampleRow(Sampling(top_logprobs=count), 9, ())
+    rows = [plain, *[SampleRow(filtered, 9, (), (3,))] * 2]
+    wanted = logits.double().log_softmax(-1).sort(descending=True)
+    for row, choice in enumerate(choose(logits, rows)):
+        tokens, logprobs = zip(*choice.top, strict=True)
+        assert list(tokens) == wanted.indices[row, :count].tolist()
+        assert list(logprobs) == pytest.approx(wanted.values[row, :count].tolist(), abs=1e-5)
+
+
+def test_asking_for_the_most_likely_tokens_changes_no_choice() -> None:
+    logits = logits_of(8, rows=20)
+    rows = [SampleRow(Sampling(temperature=1.5, seed=3), 5 + i, ()) for i in range(20)]
+    asking = [replace(row, sampling=replace(row.sampling, top_logprobs=4)) for row in rows]
+    plain, told = choose(logits, rows), choose(logits, asking)
+    assert [replace(each, top=()) for each in told] == plain
+    assert [len(each.top) for each in told] == [4] * 20
+
+
+def test_equally_likely_tokens_are_told_in_the_order_in_which_greedy_takes_them() -> None:
+    logits = torch.tensor([[1.0, 3.0, 2.0, 3.0, 2.0, 3.0]]).repeat(2, 1)
+    rows = [SampleRow(Sampling(top_logprobs=count), 1, ()) for count in (1, 4)]
+    one, four = choose(logits, rows)
+    assert [token for token, _ in four.top] == [1, 3, 5, 2]
+    assert one.top == ((one.token, one.logprob),)
+
+
+def test_an_impossible_token_is_not_among_the_most_likely() -> None:
+    logits = torch.tensor([[-math.inf, 1.0, -math.inf, 1.0]])
+    [choice] = choose(logits, [SampleRow(Sampling(top_logprobs=4), 1, ())])
+    assert [token for token, _ in choice.top] == [1, 3]
+    assert [logprob for _, logprob in choice.top] == pytest.approx([-math.log(2)] * 2)

@@ -60,7 +60,7 @@ def frame(*segments: Segment, number: int = 1, payload: bytes = b"") -> Frame:
 
 
 def opened(count: int, seed: int = 0) -> list[OpenSequence]:
-    each = OpenSequence(pages=(0,), sampling=Sampling(seed=seed), history=[])
+    each = OpenSequence(pages=(0,), sampling=Sampling(seed=seed))
     return [each] * count
 
 

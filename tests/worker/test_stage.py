@@ -4,8 +4,10 @@ again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,14 +15,16 @@ from safetensors.torch import load_file, save_file
 
 from edgeserve.clock import MonotonicClock
 from edgeserve.config import WorkerSettings
+from edgeserve.errors import WireError
 from edgeserve.families.folder import open_model
 from edgeserve.families.sampling import Sampling
 from edgeserve.families.spec import Dtype
 from edgeserve.families.stage import cut
 from edgeserve.schedule.micro_batch import Segment
-from edgeserve.wire.frame import Frame, Open
+from edgeserve.wire.frame import Frame, FrameResult, Open
 from edgeserve.wire.messages import LoadOrder
 from edgeserve.worker.device import open_device
+from edgeserve.worker.sequences import OpenSequence
 from edgeserve.worker.stage import ResidentStage, Taken, load_stage
 from tests.model.tiny import save_tiny
 
@@ -66,26 +70,60 @@ def test_weights_that_changed_in_their_folder_are_not_held(resident: ResidentSta
 def test_a_token_is_remembered_by_a_sequence_that_is_penalised(
     resident: ResidentStage,
 ) -> None:
-    clock, table = MonotonicClock(), resident.new_table()
-    kinds = {1: Sampling(repetition_penalty=1.5), 2: Sampling()}
+    kinds = [Sampling(repetition_penalty=1.5), Sampling(), Sampling(frequency_penalty=0.5)]
+
+    sequences, result = computed(resident, kinds)
+
+    assert [each.sequence for each in result.sampled] == [0, 1, 2]
+    assert [each.prompt for each in sequences] == [(7, 8)] * 3
+    tokens = [each.token for each in result.sampled]
+    assert [each.generated for each in sequences] == [tokens[:1], [], tokens[2:]]
+    assert result.payload == b""
+
+
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable")
+def test_the_most_likely_tokens_are_told_to_those_who_ask(resident: ResidentStage) -> None:
+    _, result = computed(resident, [Sampling(top_logprobs=2), Sampling()])
+
+    asking, other = result.sampled
+    assert asking.top[0] == (asking.token, asking.logprob)
+    assert len(asking.top) == 2
+    assert other.top == ()
+    assert other.token == asking.token
+
+
+@pytest.mark.parametrize(
+    "strange", [{"sampling": Sampling(logit_bias=((98, 1.0), (99, 1.0)))}, {"history": (5, 99)}],
+    ids=["bias", "history"],
+)  # fmt: skip
+def test_a_token_beyond_the_vocabulary_is_refused_before_the_device_sees_it(
+    strange: dict[str, Any], resident: ResidentStage
+) -> None:
+    opened = Open(**{"sequence": 4, "pages": (1,), "sampling": Sampling(), **strange})
+    frame = Frame(frame=1, open=(opened,), segments=(), payload=b"")
+
+    with pytest.raises(WireError, match="sequence 4 samples with token 99; the vocabulary has 99"):
+        resident.new_table().take(frame)
+
+
+@torch.inference_mode()
+def computed(
+    resident: ResidentStage, kinds: Sequence[Sampling]
+) -> tuple[list[OpenSequence], FrameResult]:
+    """One frame, in which a sequence of each kind has the same prompt of two tokens."""
+    clock = MonotonicClock()
     frame = Frame(
         frame=1,
         open=tuple(
             Open(sequence=number, pages=(number,), sampling=each, history=(7, 8))
-            for number, each in kinds.items()
+            for number, each in enumerate(kinds)
         ),
         segments=tuple(
-            Segment(sequence=number, first_position=0, tokens=2, samples=1) for number in kinds
+            Segment(sequence=number, first_position=0, tokens=2, samples=1)
+            for number in range(len(kinds))
         ),
-        payload=torch.ones((4, 32)).numpy().tobytes(),
+        payload=torch.ones((2 * len(kinds), 32)).numpy().tobytes(),
     )
-    with torch.inference_mode():
-        sequences = table.take(frame)
-        launched = resident.launch(frame, sequences, clock)
-
-    result = launched.finish(Taken(received_s=0.0, decode_s=0.0, started_s=0.0), clock)
-
-    assert [each.sequence for each in result.sampled] == [1, 2]
-    assert sequences[0].history == [7, 8, result.sampled[0].token]
-    assert sequences[1].history == [7, 8]
-    assert result.payload == b""
+    sequences = resident.new_table().take(frame)
+    launched = resident.launch(frame, sequences, clock)
+    return sequences, launched.finish(Taken(received_s=0.0, decode_s=0.0, started_s=0.0), clock)
