@@ -38,9 +38,9 @@ class FakeEngine:
     """Answers each order with the tokens of `reply`, over and over until the order is fulfilled.
 
     One token comes in each turn of the event loop. A ManualClock is moved on by `step_s` for each;
-    with any other clock a token takes the time that it takes. Everything ordered is in `orders`,
-    everything cancelled before its end in `cancelled`, and `running` counts the others that have
-    not ended.
+    with any other clock a token takes the time that it takes. The ids that follow its own are told
+    as less likely ones. Everything ordered is in `orders`, everything cancelled before its end in
+    `cancelled`, and `running` counts the others that have not ended.
     """
 
     def __init__(
@@ -177,7 +177,9 @@ class FakeEngine:
         token_id = running.reply[running.made % len(running.reply)]
         running.made += 1
         self._book(running)
-        running.generation.deliver(Token(token=token_id, logprob=LOGPROB))
+        told = range(running.order.sampling.top_logprobs)
+        top = tuple((token_id + i, LOGPROB - i) for i in told)
+        running.generation.deliver(Token(token=token_id, logprob=LOGPROB, top=top))
         if token_id in running.order.stop_ids:
             self._end(running, Ended(reason="eos_token"))
         elif running.made == running.order.max_new_tokens:

@@ -26,6 +26,10 @@ class Piece:
     text: str
     logprob: float
     special: bool
+    top: tuple[Piece, ...] = ()
+    """The most likely tokens in its place, if they were asked for; each with the text that it has
+    alone.
+    """
 
     def to_json(self) -> dict[str, Any]:
         # JSON has no infinity; a token that the model thought impossible has no logprob to show.
@@ -67,10 +71,19 @@ class Answer:
             text=text,
             logprob=token.logprob,
             special=self._tokenizer.is_special(token.token),
+            top=tuple(self._alone(*likely) for likely in token.top),
         )
         self.pieces.append(piece)
         self.finish_reason = reason
         return piece
+
+    def _alone(self, token_id: int, logprob: float) -> Piece:
+        return Piece(
+            token=token_id,
+            text=self._tokenizer.token_bytes(token_id).decode(errors="replace"),
+            logprob=logprob,
+            special=self._tokenizer.is_special(token_id),
+        )
 
     def _text_and_end(self, token_id: int) -> tuple[str, str | None]:
         ended = self._ended_by(token_id)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgeserve.errors import Unprocessable
 from edgeserve.families.sampling import Sampling
@@ -149,14 +149,19 @@ class Intake:
                 "parameters.do_sample is true, but temperature 0 always takes the most likely "
                 "token; set a temperature above 0, or do_sample to false"
             )
+        sampling = Sampling(
+            repetition_penalty=penalty,
+            frequency_penalty=wishes.frequency_penalty or 0.0,
+            top_logprobs=wishes.top_n_tokens or 0,
+        )
         if not (wishes.do_sample or wishes.temperature):
-            return Sampling(repetition_penalty=penalty)
-        return Sampling(
+            return sampling
+        return replace(
+            sampling,
             temperature=1.0 if wishes.temperature is None else wishes.temperature,
             top_k=top_k,
             top_p=1.0 if wishes.top_p is None else wishes.top_p,
             min_p=wishes.min_p or 0.0,
-            repetition_penalty=penalty,
             seed=secrets.randbits(SEED_BITS) if wishes.seed is None else wishes.seed,
         )
 

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from edgeserve.errors import EdgeserveError
-from edgeserve.gateway.answer import Answer
+from edgeserve.gateway.answer import Answer, Piece
 from edgeserve.gateway.intake import Ask, Intake
 from edgeserve.gateway.parts import GatewayParts
 from edgeserve.gateway.request import GenerateRequest, parse_request
@@ -89,11 +89,12 @@ class Run:
         """The body of /generate."""
         if not self._ask.details:
             return self._outcome()
-        tokens = [piece.to_json() for piece in self.answer.pieces]
-        return {
-            **self._outcome(),
-            "details": {**self._details(), "prefill": [], "tokens": tokens},
-        }
+        pieces = self.answer.pieces
+        tokens = [piece.to_json() for piece in pieces]
+        details = {**self._details(), "prefill": [], "tokens": tokens}
+        if self._ask.order.sampling.top_logprobs:
+            details["top_tokens"] = [_top_json(piece) for piece in pieces]
+        return {**self._outcome(), "details": details}
 
     def close(self) -> None:
         """Frees what the request holds, if it would go on."""
@@ -111,7 +112,7 @@ class Run:
         document = {
             "index": len(self.answer.pieces),
             "token": piece.to_json(),
-            "top_tokens": [],
+            "top_tokens": _top_json(piece),
             "generated_text": None,
             "details": None,
         }
@@ -145,6 +146,10 @@ class Run:
             "seed": self._ask.seed,
             "input_length": len(self._ask.order.prompt),
         }
+
+
+def _top_json(piece: Piece) -> list[dict[str, Any]]:
+    return [each.to_json() for each in piece.top]
 
 
 def _schema() -> dict[str, Any]:

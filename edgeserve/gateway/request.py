@@ -18,7 +18,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgeserve.errors import BadRequest, Unprocessable
-from edgeserve.families.sampling import SEED_MAX
+from edgeserve.families.sampling import PENALTY_MAX, SEED_MAX, TOP_LOGPROBS_MAX
 
 COUNT_MAX = 2**31 - 1
 PROBLEMS_MAX = 10
@@ -27,10 +27,8 @@ NOT_SUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "best_of": (None, 1),
     "typical_p": (None,),
     "watermark": (None, False),
-    "top_n_tokens": (None, 0),
     "grammar": (None,),
     "adapter_id": (None,),
-    "frequency_penalty": (None,),
     "decoder_input_details": (None, False),
 }
 """TGI's parameters that are not served here, and the values that ask for nothing."""
@@ -69,6 +67,10 @@ class Parameters(BaseModel):
     repetition_penalty: float | None = Field(
         None, gt=0, le=10, description="a number above 0, at most 10; 1 changes nothing"
     )
+    frequency_penalty: float | None = Field(
+        None, ge=-PENALTY_MAX, le=PENALTY_MAX,
+        description="a number from -2 to 2; 0 changes nothing",
+    )  # fmt: skip
     seed: int | None = Field(
         None, ge=0, le=SEED_MAX, description="a whole number from 0 to 2^64 - 1"
     )
@@ -95,6 +97,10 @@ class Parameters(BaseModel):
     )
     return_full_text: bool | None = Field(None, description="true or false")
     details: bool | None = Field(None, description="true or false")
+    top_n_tokens: int | None = Field(
+        None, ge=0, le=TOP_LOGPROBS_MAX,
+        description="a whole number from 0 to 20: how many of the likeliest tokens to tell",
+    )  # fmt: skip
 
 
 class GenerateRequest(BaseModel):

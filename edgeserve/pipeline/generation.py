@@ -40,6 +40,10 @@ class Token(NamedTuple):
     token: int
     logprob: float
     """Natural logarithm, of the unfiltered distribution."""
+    top: tuple[tuple[int, float], ...] = ()
+    """The most likely tokens of that distribution and their log-probabilities, the likeliest first;
+    as many as `Sampling.top_logprobs` asks for.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)

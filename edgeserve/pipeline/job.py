@@ -47,7 +47,7 @@ class Job:
         """
         stop_ids = self.order.stop_ids
         count = accepted([each.token for each in found], drafts, stop_ids)
-        new = [Token(token=each.token, logprob=each.logprob) for each in found[:count]]
+        new = [Token(each.token, each.logprob, each.top) for each in found[:count]]
         self.tokens += [each.token for each in new]
         self.ready_s = now_s
         if self.drafter is not None:

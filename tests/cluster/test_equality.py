@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from itertools import combinations, pairwise
 
 import pytest
+import torch
 
 from edgeserve.config import Address
 from edgeserve.families.sampling import Sampling
@@ -40,6 +41,9 @@ SAMPLINGS = {
     "min_p": Sampling(temperature=2.5, min_p=0.1, seed=4),
     "penalty": Sampling(temperature=0.8, repetition_penalty=1.7, seed=5),
     "greedy_penalty": Sampling(repetition_penalty=1.9),
+    "frequency": Sampling(temperature=1.4, frequency_penalty=1.5, seed=6),
+    "presence": Sampling(temperature=1.1, presence_penalty=-1.0, seed=7, top_logprobs=3),
+    "bias": Sampling(temperature=1.2, logit_bias=((5, 3.0), (6, -100.0)), seed=8),
     "all": Sampling(
         temperature=1.7, top_k=30, top_p=0.95, min_p=0.02, repetition_penalty=1.2, seed=2**64 - 1
     ),
@@ -102,6 +106,51 @@ async def test_a_sampled_sequence_is_the_same_alone_in_a_batch_and_on_another_da
     greedy = [model.greedy(prompt, 20) for prompt in PROMPTS[1:3]]
     assert all(tokens not in greedy for tokens in alone)
     assert len({tuple(tokens) for tokens in alone}) == len(alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("speculate", ["off", "3"])
+async def test_greedy_tokens_under_penalties_and_biases_are_those_of_the_definition(
+    speculate: str, tiny: Callable[[str], TinyModel], workers: tuple[Address, ...]
+) -> None:
+    model = tiny("qwen3")
+    kinds = [
+        Sampling(frequency_penalty=1.2, top_logprobs=3),
+        Sampling(presence_penalty=-2.0, frequency_penalty=0.4),
+        Sampling(presence_penalty=2.0, frequency_penalty=-0.4, top_logprobs=20),
+        Sampling(logit_bias=((11, 2.0), (50, -3.0)), top_logprobs=1),
+    ]
+    orders = [order(PROMPTS[2], 40, each) for each in [*kinds, Sampling(top_logprobs=2)]]
+    expected = [_by_definition(model, each) for each in orders]
+    assert len({tuple(token for token, _ in each) for each in expected}) == len(orders)
+    settings = engine_settings(workers, model.folder, layers=(1, 2, 1), speculate=speculate)
+    async with running_engine(settings) as engine:
+        running = [await engine.submit(each) for each in orders]
+        for generation, wanted in zip(running, expected, strict=True):
+            tokens = [token async for token in generation]
+            assert [each.token for each in tokens] == [token for token, _ in wanted]
+            for each, (_, top) in zip(tokens, wanted, strict=True):
+                assert [token for token, _ in each.top] == list(top)
+                told = [logprob for _, logprob in each.top]
+                assert told == pytest.approx(list(top.values()), abs=1e-3)
+
+
+@torch.inference_mode()
+def _by_definition(model: TinyModel, what: Order) -> list[tuple[int, dict[int, float]]]:
+    """Greedy tokens and what was likely beside them: transformers' logits, OpenAI's formula."""
+    sampling, generated, found = what.sampling, list[int](), []
+    for _ in range(what.max_new_tokens):
+        logits = model.reference(torch.tensor([[*what.prompt, *generated]])).logits[0, -1]
+        top = logits.log_softmax(-1).topk(sampling.top_logprobs)
+        for token, bias in sampling.logit_bias:
+            logits[token] += bias
+        for token in set(generated):
+            count = generated.count(token)
+            logits[token] -= count * sampling.frequency_penalty + sampling.presence_penalty
+        generated.append(int(logits.argmax()))
+        likely = dict(zip(top.indices.tolist(), top.values.tolist(), strict=True))
+        found.append((generated[-1], likely))
+    return found
 
 
 @pytest.mark.slow

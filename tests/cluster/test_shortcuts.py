@@ -26,7 +26,13 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 _draw = random.Random(11)
 TEXT = tuple(_draw.randrange(3, VOCAB) for _ in range(40))
 REPETITIVE = TEXT[:6] * 6
-SAMPLINGS = (Sampling(), Sampling(temperature=0.3, seed=5), Sampling(temperature=1.2, seed=6))
+SAMPLINGS = (
+    Sampling(),
+    Sampling(temperature=0.3, seed=5),
+    Sampling(temperature=1.2, seed=6),
+    Sampling(logit_bias=((9, 3.0),)),
+    Sampling(frequency_penalty=0.8, presence_penalty=0.3),
+)
 
 
 async def _answer(engine: PipelineEngine, what: Order) -> tuple[list[int], dict[str, Any]]:

@@ -61,6 +61,40 @@ async def test_details_come_when_asked_for(client: httpx.AsyncClient) -> None:
     }
 
 
+async def test_the_most_likely_tokens_are_told_if_asked_for(client: httpx.AsyncClient) -> None:
+    details = (await generate(client, max_new_tokens=2, details=True, top_n_tokens=2))["details"]
+    assert details["top_tokens"] == [
+        [
+            {"id": 104, "text": "h", "logprob": LOGPROB, "special": False},
+            {"id": 105, "text": "i", "logprob": LOGPROB - 1, "special": False},
+        ],
+        [
+            {"id": 101, "text": "e", "logprob": LOGPROB, "special": False},
+            {"id": 102, "text": "f", "logprob": LOGPROB - 1, "special": False},
+        ],
+    ]
+
+
+async def test_a_likely_token_has_the_text_that_it_would_have_alone(
+    clock: ManualClock, parts: GatewayParts, client_for: ClientFor, llama_folder: Path
+) -> None:
+    tokenizer = open_tokenizer(llama_folder, 0)
+    model = replace(parts.model, vocab=tokenizer.vocab_size)
+    engine = FakeEngine(clock, (2, 0xE2 + 3))  # the end of text, and then a third of a character
+    client = client_for(replace(parts, engine=engine, tokenizer=tokenizer, model=model))
+    wishes: dict[str, Any] = {
+        "max_new_tokens": 2,
+        "ignore_eos": True,
+        "details": True,
+        "top_n_tokens": 1,
+    }
+    details = (await generate(client, **wishes))["details"]
+    assert [(each["text"], each["special"]) for [each] in details["top_tokens"]] == [
+        ("</s>", True),
+        ("\N{REPLACEMENT CHARACTER}", False),
+    ]
+
+
 async def test_the_receipt_adds_up(client: httpx.AsyncClient) -> None:
     timing = (await generate(client, max_new_tokens=5))["timing"]
     parts = timing["queue_ms"] + timing["prefill"]["total_ms"] + timing["decode"]["total_ms"]
@@ -201,8 +235,14 @@ async def test_an_order_holds_the_prompt_and_when_it_came(
         ({"temperature": 0, "do_sample": False, "seed": 3}, Sampling()),
         ({"top_k": 5, "top_p": 0.5, "min_p": 0.1}, Sampling()),
         ({"repetition_penalty": 1.5}, Sampling(repetition_penalty=1.5)),
+        ({"frequency_penalty": -2}, Sampling(frequency_penalty=-2.0)),
+        ({"top_n_tokens": 20}, Sampling(top_logprobs=20)),
         ({"do_sample": True, "seed": 3}, Sampling(temperature=1.0, seed=3)),
         ({"temperature": 0.5, "seed": 0}, Sampling(temperature=0.5)),
+        (
+            {"temperature": 0.5, "seed": 1, "frequency_penalty": 2, "top_n_tokens": 1},
+            Sampling(temperature=0.5, seed=1, frequency_penalty=2.0, top_logprobs=1),
+        ),
         ({"temperature": 0.5, "do_sample": False, "seed": 1}, Sampling(temperature=0.5, seed=1)),
         (
             {"temperature": 100, "top_k": 300, "top_p": 1, "min_p": 1, "seed": 2**64 - 1},

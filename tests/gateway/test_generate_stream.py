@@ -61,6 +61,17 @@ async def test_there_is_one_event_a_token_and_the_last_carries_the_rest(
     assert len(timing["per_token"]) == 2
 
 
+async def test_each_event_tells_the_most_likely_tokens_if_asked_for(
+    client: httpx.AsyncClient,
+) -> None:
+    received = await stream(client, max_new_tokens=3, top_n_tokens=2)
+    assert [[each["id"] for each in event["top_tokens"]] for event in received] == [
+        [104, 105],
+        [101, 102],
+        [108, 109],
+    ]
+
+
 async def test_the_headers_keep_proxies_from_gathering_events(client: httpx.AsyncClient) -> None:
     answer = await client.post("/generate_stream", json={"inputs": "x"})
     assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
@@ -172,10 +183,10 @@ async def test_silence_is_broken_by_comments(
 @pytest.mark.slow
 async def test_hugging_faces_client_sends_and_understands_this(client: httpx.AsyncClient) -> None:
     hub = pytest.importorskip("huggingface_hub")
-    # What InferenceClient.text_generation sends when it is given nothing but these three.
-    given = {"max_new_tokens": 6, "temperature": 0.5, "stop": ["zz"]}
+    # What InferenceClient.text_generation sends when it is given nothing but these four.
+    given = {"max_new_tokens": 6, "temperature": 0.5, "stop": ["zz"], "top_n_tokens": 2}
     absent = """adapter_id best_of decoder_input_details frequency_penalty grammar
-        repetition_penalty seed top_k top_n_tokens top_p truncate typical_p""".split()
+        repetition_penalty seed top_k top_p truncate typical_p""".split()
     flags = {"details": True, "do_sample": False, "return_full_text": False, "watermark": False}
     document = {"inputs": "hello", "parameters": {**dict.fromkeys(absent), **flags, **given}}
     whole = await client.post("/generate", json={**document, "stream": False})
@@ -186,5 +197,7 @@ async def test_hugging_faces_client_sends_and_understands_this(client: httpx.Asy
     assert output.details.finish_reason == "length"
     assert [token.text for token in output.details.tokens] == list("helloh")
     assert [each.token.text for each in streamed] == list("helloh")
+    assert [len(each) for each in output.details.top_tokens] == [2] * 6
+    assert [each.top_tokens[0].text for each in streamed] == list("helloh")
     assert streamed[-1].generated_text == "helloh"
     assert streamed[-1].details.generated_tokens == 6

@@ -65,6 +65,9 @@ def refusal_or_nothing(of: bytes) -> str:
         ("min_p", 2, "2"),
         ("repetition_penalty", 0, "0"),
         ("repetition_penalty", 10.1, "10.1"),
+        ("frequency_penalty", -2.1, "-2.1"),
+        ("frequency_penalty", 3, "3"),
+        ("frequency_penalty", float("nan"), "NaN"),
         ("seed", -1, "-1"),
         ("seed", 2**64, "18446744073709551616"),
         ("seed", 0.5, "0.5"),
@@ -78,6 +81,9 @@ def refusal_or_nothing(of: bytes) -> str:
         ("truncate", 0, "0"),
         ("return_full_text", "no", '"no"'),
         ("details", {}, "an object of 0"),
+        ("top_n_tokens", -1, "-1"),
+        ("top_n_tokens", 21, "21"),
+        ("top_n_tokens", 1.5, "1.5"),
     ],
 )
 def test_a_parameter_out_of_bounds_is_told_by_name_value_and_bounds(
@@ -133,10 +139,8 @@ def test_the_rest_of_the_body_is_checked_too(document: Any, message: str) -> Non
         ("typical_p", 0.9, "leave it out"),
         ("watermark", True, "leave it out or give false"),
         ("watermark", 0, "leave it out or give false"),
-        ("top_n_tokens", 5, "leave it out or give 0"),
         ("grammar", {"type": "json"}, "leave it out"),
         ("adapter_id", "mine", "leave it out"),
-        ("frequency_penalty", 0.1, "leave it out"),
         ("decoder_input_details", True, "leave it out or give false"),
     ],
 )
