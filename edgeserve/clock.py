@@ -71,5 +71,12 @@ class ManualClock:
 
 
 def unix_ns() -> int:
-    """Nanoseconds since 1970. Only orders the starts of gateways; no duration comes of it."""
+    """Nanoseconds since 1970. Orders the starts of gateways and dates answers; no duration comes of
+    it.
+    """
     return time.time_ns()
+
+
+def written_now(form: str) -> str:
+    """Date and time of this place, in a form such as `%d %B %Y`."""
+    return time.strftime(form)

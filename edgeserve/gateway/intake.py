@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from edgeserve.errors import Unprocessable
@@ -18,11 +19,34 @@ from edgeserve.gateway.parts import GatewayParts
 from edgeserve.gateway.request import GenerateRequest, Parameters
 from edgeserve.pipeline.generation import Order
 
-MAX_NEW_TOKENS_DEFAULT = 100  # TGI's
 CHARACTERS_PER_TOKEN_MAX = 64  # 3 to 5 in prose, 16 in the densest of tables; times 4
 THREAD_ABOVE_CHARACTERS = 20_000  # about 10 ms of tokenizing: more would hold up everybody's tokens
 THREADS_MAX = 2
 SEED_BITS = 53  # a drawn seed survives JSON readers that keep numbers as doubles
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dialect:
+    """What a route calls the fields that a refusal speaks of, and how long its answers are where
+    nothing is said.
+    """
+
+    prompt: str
+    new_tokens: str
+    path: str
+    """Goes before the names of all other fields."""
+    shorter: str
+    """How a prompt can be shortened but by the client's own hand."""
+    new_tokens_default: int
+
+
+NATIVE = Dialect(
+    prompt="inputs",
+    new_tokens="parameters.max_new_tokens",
+    path="parameters.",
+    shorter=", or set parameters.truncate",
+    new_tokens_default=100,  # TGI's
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,50 +63,60 @@ class Ask:
 
 
 class Intake:
-    def __init__(self, parts: GatewayParts) -> None:
+    def __init__(self, parts: GatewayParts, dialect: Dialect = NATIVE) -> None:
         self._model = parts.model
         self._eos_ids = parts.eos_ids
         self._tokenizer = parts.tokenizer
+        self._dialect = dialect
         self._threads = asyncio.Semaphore(THREADS_MAX)
 
     async def ask(self, request: GenerateRequest, received_s: float, tenant: str) -> Ask:
         """Raises Unprocessable if it could never be served here."""
         wishes = request.wishes
-        sampling = self._sampling(wishes)
-        stop_ids = self._stop_ids(wishes)
         prompt = await self.encode(request.inputs, wishes.truncate)
-        order = Order(
-            prompt=prompt,
-            max_new_tokens=self.new_tokens(len(prompt), wishes.max_new_tokens),
-            sampling=sampling,
-            stop_ids=stop_ids,
-            received_s=received_s,
-            tenant=tenant,
-            speculate=wishes.speculate is not False,
-        )
+        order = self.order(prompt, wishes, received_s, tenant)
         return Ask(
             order=order,
             stop=tuple(wishes.stop or ()),
-            seed=sampling.seed if sampling.temperature > 0 else None,
+            seed=order.sampling.seed if order.sampling.temperature > 0 else None,
             full_text_prefix=request.inputs if wishes.return_full_text else "",
             details=bool(wishes.details),
         )
 
-    async def encode(self, text: str, truncate: int | None = None) -> tuple[int, ...]:
+    async def encode(
+        self, text: str, truncate: int | None = None, *, framed: bool = True
+    ) -> tuple[int, ...]:
         """The prompt's tokens. `truncate` keeps the last ones, and the one that begins every
-        prompt.
+        prompt. A text that is not `framed` brings its own beginning.
         """
         self._refuse_beyond_reason(len(text))
+        encode = self._tokenizer.encode if framed else self._tokenizer.encode_bare
         if len(text) > THREAD_ABOVE_CHARACTERS:
             async with self._threads:
-                ids = await asyncio.to_thread(self._tokenizer.encode, text)
+                ids = await asyncio.to_thread(encode, text)
         else:
-            ids = self._tokenizer.encode(text)
+            ids = encode(text)
         prompt = self._truncated(ids, truncate)
-        self._refuse_stranger(max(prompt, default=0))
         if not prompt:
-            raise Unprocessable("inputs has no tokens once it is normalized; write some text")
+            raise Unprocessable(
+                f"{self._dialect.prompt} has no tokens once it is normalized; write some text"
+            )
         return prompt
+
+    def order(
+        self, prompt: Sequence[int], wishes: Parameters, received_s: float, tenant: str
+    ) -> Order:
+        """Raises Unprocessable for whatever does not fit the model."""
+        self._refuse_stranger(max(prompt))
+        return Order(
+            prompt=tuple(prompt),
+            max_new_tokens=self.new_tokens(len(prompt), wishes.max_new_tokens),
+            sampling=self._sampling(wishes),
+            stop_ids=self._stop_ids(wishes),
+            received_s=received_s,
+            tenant=tenant,
+            speculate=wishes.speculate is not False,
+        )
 
     def new_tokens(self, prompt_tokens: int, asked: int | None) -> int:
         """How many tokens may be generated: as asked, or the default as far as the context
@@ -94,27 +128,29 @@ class Intake:
         if room < 1:
             raise Unprocessable(
                 f"the prompt has {prompt_tokens} tokens, but this model reads at most {context}, "
-                f"the answer included; shorten the prompt by at least {1 - room} tokens, or set "
-                "parameters.truncate",
+                f"the answer included; shorten the prompt by at least {1 - room} tokens"
+                f"{self._dialect.shorter}",
                 **numbers,
             )
         if asked is not None and asked > room:
             raise Unprocessable(
                 f"{prompt_tokens} prompt tokens + {asked} new tokens are more than the {context} "
-                f"of this model's context; set parameters.max_new_tokens to at most {room}",
+                f"of this model's context; set {self._dialect.new_tokens} to at most "
+                f"{room}",
                 max_new_tokens=asked,
                 **numbers,
             )
-        return min(MAX_NEW_TOKENS_DEFAULT, room) if asked is None else asked
+        return min(self._dialect.new_tokens_default, room) if asked is None else asked
 
     def _refuse_beyond_reason(self, characters: int) -> None:
         """Before the work of tokenizing, which nobody would want the result of."""
         limit = self._model.context_tokens * CHARACTERS_PER_TOKEN_MAX
         if characters > limit:
             raise Unprocessable(
-                f"inputs has {characters} characters; at most {limit} are read, which is "
-                f"{CHARACTERS_PER_TOKEN_MAX} for each of the {self._model.context_tokens} tokens "
-                "of this model's context; send a shorter prompt",
+                f"{self._dialect.prompt} has {characters} characters; at most {limit} are read, "
+                f"which is {CHARACTERS_PER_TOKEN_MAX} for each of the "
+                f"{self._model.context_tokens} tokens of this model's context; send a shorter "
+                "prompt",
                 characters=characters,
                 characters_max=limit,
             )
@@ -129,8 +165,9 @@ class Intake:
     def _refuse_stranger(self, token_id: int) -> None:
         if token_id >= self._model.vocab:
             raise Unprocessable(
-                f"inputs holds {self._tokenizer.piece(token_id)!r}, token {token_id}, but the "
-                f"model knows only the tokens below {self._model.vocab}; leave it out",
+                f"{self._dialect.prompt} holds {self._tokenizer.piece(token_id)!r}, token "
+                f"{token_id}, but the model knows only the tokens below {self._model.vocab}; "
+                "leave it out",
                 token_id=token_id,
                 vocab=self._model.vocab,
             )
@@ -168,6 +205,7 @@ class Intake:
     def _refuse_above_vocab(self, name: str, value: int, limit: int) -> None:
         if value > limit:
             raise Unprocessable(
-                f"parameters.{name} has {value}; this model's vocabulary allows at most {limit}",
+                f"{self._dialect.path}{name} has {value}; this model's vocabulary allows at most "
+                f"{limit}",
                 vocab=self._model.vocab,
             )

@@ -6,7 +6,6 @@ stream that began with 200. A client that goes away frees its pages at once.
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import closing
 from typing import Any
 
@@ -14,12 +13,12 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from edgeserve.errors import EdgeserveError
-from edgeserve.gateway.answer import Answer, Piece
+from edgeserve.gateway.answer import Piece
 from edgeserve.gateway.intake import Ask, Intake
 from edgeserve.gateway.parts import GatewayParts
 from edgeserve.gateway.request import GenerateRequest, parse_request
-from edgeserve.gateway.stream import KEEP_ALIVE, Emit, EventStream, event, until_gone
-from edgeserve.pipeline.generation import Generation, Token
+from edgeserve.gateway.run import Run
+from edgeserve.gateway.stream import Emit, EventStream, event, until_gone
 
 STATUS_GONE = 499  # nginx's word for a client that closed its connection; it reaches nobody
 
@@ -41,47 +40,41 @@ class Native:
 
     async def generate(self, request: Request) -> Response:
         """Answers when the text is complete."""
-        with closing(await self._admit(request, streams=False)) as run:
-            await until_gone(request.receive, run.finish())
-            if run.answer.finish_reason is None:
+        with closing(await self._admit(request, streams=False)) as reply:
+            await until_gone(request.receive, reply.run.finish())
+            if reply.run.answer.finish_reason is None:
                 return Response(status_code=STATUS_GONE)
-            return JSONResponse(run.response())
+            return JSONResponse(reply.response())
 
     async def stream(self, request: Request) -> Response:
         """Answers with an event for each token; the last one also carries text, details and
         timing.
         """
-        run = await self._admit(request, streams=True)
-        return EventStream(run.write_events, run.close)
+        reply = await self._admit(request, streams=True)
+        return EventStream(reply.write_events, reply.close)
 
-    async def _admit(self, request: Request, *, streams: bool) -> Run:
+    async def _admit(self, request: Request, *, streams: bool) -> Reply:
         """Raises whatever keeps the request from being served."""
         received_s = self._parts.clock.now_s()
         checked = parse_request(await request.body(), streams=streams)
         tenant = request.headers.get("authorization", "")  # whoever has the key
         ask = await self._intake.ask(checked, received_s, tenant)
-        return Run(self._parts, ask, await self._parts.engine.submit(ask.order))
+        generation = await self._parts.engine.submit(ask.order)
+        return Reply(self._parts, ask, Run(self._parts, ask.order, generation, ask.stop))
 
 
-class Run:
-    """An accepted request on its way to its answer."""
+class Reply:
+    """What is said of a run, in TGI's shape."""
 
-    def __init__(self, parts: GatewayParts, ask: Ask, generation: Generation) -> None:
+    def __init__(self, parts: GatewayParts, ask: Ask, run: Run) -> None:
+        self.run = run
         self._parts = parts
         self._ask = ask
-        self._generation = generation
-        self.answer = Answer(ask.order, parts.tokenizer, eos_ids=parts.eos_ids, stop=ask.stop)
-
-    async def finish(self) -> None:
-        """Returns when the answer is complete; raises the error that ended it before."""
-        while self.answer.finish_reason is None:
-            self.answer.take(await self._next_token())
 
     async def write_events(self, emit: Emit) -> None:
         """All of the stream. An error after its beginning is its last event."""
         try:
-            while self.answer.finish_reason is None:
-                await self._write_next_event(emit)
+            await self.run.write(emit, self._event)
         except EdgeserveError as error:
             await emit(event(error.to_json()))
 
@@ -89,7 +82,7 @@ class Run:
         """The body of /generate."""
         if not self._ask.details:
             return self._outcome()
-        pieces = self.answer.pieces
+        pieces = self.run.answer.pieces
         tokens = [piece.to_json() for piece in pieces]
         details = {**self._details(), "prefill": [], "tokens": tokens}
         if self._ask.order.sampling.top_logprobs:
@@ -97,52 +90,28 @@ class Run:
         return {**self._outcome(), "details": details}
 
     def close(self) -> None:
-        """Frees what the request holds, if it would go on."""
-        if self.answer.ends_early:
-            self._generation.cancel()
+        self.run.close()
 
-    async def _write_next_event(self, emit: Emit) -> None:
-        try:
-            async with asyncio.timeout(self._parts.keep_alive_s):
-                token = await self._next_token()
-        except TimeoutError:
-            await emit(KEEP_ALIVE)
-            return
-        piece = self.answer.take(token)
+    def _event(self, piece: Piece) -> bytes:
         document = {
-            "index": len(self.answer.pieces),
+            "index": len(self.run.answer.pieces),
             "token": piece.to_json(),
             "top_tokens": _top_json(piece),
             "generated_text": None,
             "details": None,
         }
-        if self.answer.finish_reason is not None:
+        if self.run.answer.finish_reason is not None:
             document |= {**self._outcome(), "details": self._details()}
-        await emit(event(document))
-
-    async def _next_token(self) -> Token:
-        try:
-            return await anext(self._generation)
-        except StopAsyncIteration:
-            raise EdgeserveError(
-                f"the pipeline ended the request after {len(self.answer.pieces)} of its "
-                f"{self._ask.order.max_new_tokens} tokens, and at no stop token; send it again, "
-                "and report this fault of edgeserve"
-            ) from None
+        return event(document)
 
     def _outcome(self) -> dict[str, Any]:
-        tokens = len(self.answer.pieces)
-        timing = self._generation.receipt(self._parts.clock.now_s(), tokens)
-        text = self._ask.full_text_prefix + self.answer.text
-        random = {"weights": "random"} if self._parts.model.weights == "random" else {}
-        simulation = self._parts.engine.status().simulation
-        paced = {"simulation": simulation} if simulation else {}
-        return {"generated_text": text, "timing": timing, **random, **paced}
+        text = self._ask.full_text_prefix + self.run.answer.text
+        return {"generated_text": text, "timing": self.run.receipt(), **self._parts.notes()}
 
     def _details(self) -> dict[str, Any]:
         return {
-            "finish_reason": self.answer.finish_reason,
-            "generated_tokens": len(self.answer.pieces),
+            "finish_reason": self.run.answer.finish_reason,
+            "generated_tokens": len(self.run.answer.pieces),
             "seed": self._ask.seed,
             "input_length": len(self._ask.order.prompt),
         }

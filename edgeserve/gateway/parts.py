@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgeserve.clock import Clock
+from edgeserve.gateway.chat_template import ChatTemplate
 from edgeserve.gateway.tokenizer import Tokenizer
 from edgeserve.pipeline.generation import Engine
 
@@ -28,6 +29,8 @@ class GatewayParts:
     model: ModelFacts
     tokenizer: Tokenizer
     clock: Clock
+    chat_template: ChatTemplate | None = None
+    """None: the model has none."""
     api_key: str = ""
     """What clients send as a bearer token; empty lets everybody in."""
     keep_alive_s: float = 15.0
@@ -39,3 +42,9 @@ class GatewayParts:
     def eos_ids(self) -> frozenset[int]:
         """As the model's own configuration has them, or else its tokenizer's."""
         return self.model.eos_ids or self.tokenizer.eos_ids
+
+    def notes(self) -> dict[str, str]:
+        """What has to be said beside every answer: whatever makes it mean less than it seems."""
+        random = {"weights": "random"} if self.model.weights == "random" else {}
+        simulation = self.engine.status().simulation
+        return random | ({"simulation": simulation} if simulation else {})

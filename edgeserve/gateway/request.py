@@ -10,19 +10,17 @@ What this module refuses to know: the model. Whether the numbers fit it is the b
 
 from __future__ import annotations
 
-import difflib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edgeserve.errors import BadRequest, Unprocessable
+from edgeserve.errors import Unprocessable
 from edgeserve.families.sampling import PENALTY_MAX, SEED_MAX, TOP_LOGPROBS_MAX
+from edgeserve.gateway.refusal import not_supported, parse_json, sentence, shown, unknown, wrong
 
 COUNT_MAX = 2**31 - 1
-PROBLEMS_MAX = 10
-ECHO_CHARACTERS_MAX = 200
 NOT_SUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "best_of": (None, 1),
     "typical_p": (None,),
@@ -33,8 +31,8 @@ NOT_SUPPORTED: Mapping[str, tuple[Any, ...]] = {
 }
 """TGI's parameters that are not served here, and the values that ask for nothing."""
 
-_STRICT = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
-_StopString = Annotated[str, Field(min_length=1, max_length=256)]
+STRICT = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+StopString = Annotated[str, Field(min_length=1, max_length=256)]
 _TokenId = Annotated[int, Field(ge=0, le=COUNT_MAX)]
 
 
@@ -46,7 +44,7 @@ class Parameters(BaseModel):
     nothing.
     """
 
-    model_config = _STRICT
+    model_config = STRICT
 
     max_new_tokens: int | None = Field(
         None,
@@ -75,7 +73,7 @@ class Parameters(BaseModel):
         None, ge=0, le=SEED_MAX, description="a whole number from 0 to 2^64 - 1"
     )
     do_sample: bool | None = Field(None, description="true or false")
-    stop: list[_StopString] | None = Field(
+    stop: list[StopString] | None = Field(
         None,
         max_length=4,
         fail_fast=True,
@@ -108,7 +106,7 @@ class GenerateRequest(BaseModel):
     anyway.
     """
 
-    model_config = _STRICT
+    model_config = STRICT
 
     inputs: str = Field(min_length=1, description="a string of at least one character")
     parameters: Parameters | None = Field(
@@ -126,16 +124,16 @@ def parse_request(body: bytes, *, streams: bool) -> GenerateRequest:
 
     Raises BadRequest if the body is not JSON, or else Unprocessable with all that is wrong with it.
     """
-    document = _parse_json(body)
+    document = parse_json(body)
     if not isinstance(document, dict):
         raise Unprocessable(
-            f"the body is {_shown(document)}, but must be an object with `inputs`, a string"
+            f"the body is {shown(document)}, but must be an object with `inputs`, a string"
         )
     known, problems = _without_strangers(document)
     request, more = _validated(known)
     problems += more
     if request is None or problems:
-        raise Unprocessable(_sentence(problems), problems=len(problems))
+        raise Unprocessable(sentence(problems), problems=len(problems))
     if request.stream is not None and request.stream != streams:
         there = "/generate_stream" if request.stream else "/generate"
         raise Unprocessable(
@@ -145,53 +143,18 @@ def parse_request(body: bytes, *, streams: bool) -> GenerateRequest:
     return request
 
 
-def _parse_json(body: bytes) -> Any:
-    """Whatever it holds. NaN and Infinity pass: they are refused where they stand, by name."""
-    try:
-        return json.loads(body.decode())
-    except UnicodeDecodeError as error:
-        raise BadRequest(
-            f"the body is not UTF-8: byte 0x{body[error.start]:02x} at offset {error.start}; "
-            "send JSON encoded as UTF-8"
-        ) from None
-    except RecursionError:
-        raise BadRequest("the body is nested too deeply; a request needs 3 levels") from None
-    except ValueError as error:
-        raise BadRequest(f"the body is not JSON: {_cut(str(error))}; send one object") from None
-
-
 def _without_strangers(document: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The keys that the models know, and what is to be said of the others."""
-    problems = _unknown("", document, list(GenerateRequest.model_fields))
+    problems = unknown("", document, list(GenerateRequest.model_fields))
     known = {key: document[key] for key in GenerateRequest.model_fields if key in document}
     wishes = known.get("parameters")
     if not isinstance(wishes, dict):
         return known, problems
-    problems += _not_supported(wishes)
+    problems += not_supported("parameters.", wishes, NOT_SUPPORTED)
     names = [*Parameters.model_fields, *NOT_SUPPORTED]
-    problems += _unknown("parameters.", wishes, names)
+    problems += unknown("parameters.", wishes, names)
     known["parameters"] = {key: wishes[key] for key in Parameters.model_fields if key in wishes}
     return known, problems
-
-
-def _unknown(path: str, found: Iterable[str], names: Sequence[str]) -> list[str]:
-    strangers = [key for key in found if key not in names]
-    problems = [_stranger(path, key, names) for key in strangers[:PROBLEMS_MAX]]
-    return problems + strangers[PROBLEMS_MAX:]  # those are only counted: hints take time
-
-
-def _stranger(path: str, key: str, names: Sequence[str]) -> str:
-    near = difflib.get_close_matches(key[:64], names, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(names)}"
-    return f"{path}{_shown(key)} is not known ({hint})"
-
-
-def _not_supported(wishes: Mapping[str, Any]) -> Iterator[str]:
-    for name, neutral in NOT_SUPPORTED.items():
-        value = wishes.get(name)
-        if not any(type(value) is type(each) and value == each for each in neutral):
-            cures = " or ".join(["leave it out", *(f"give {json.dumps(n)}" for n in neutral[1:])])
-            yield f"parameters.{name} is {_shown(value)}, which is not supported here: {cures}"
 
 
 def _validated(known: dict[str, Any]) -> tuple[GenerateRequest | None, list[str]]:
@@ -203,41 +166,14 @@ def _validated(known: dict[str, Any]) -> tuple[GenerateRequest | None, list[str]
 
 
 def _problem(error: Any) -> str:
-    """One of pydantic's errors as what is wrong, how much, and what to do."""
     names, places = _path(error["loc"])
     model: type[BaseModel] = GenerateRequest if len(names) == 1 else Parameters
-    allowed = model.model_fields[names[-1]].description
-    where = ".".join(names) + places
-    if error["type"] == "missing":
-        return f"{where} is missing, but must be {allowed}"
-    if error["type"] == "string_unicode":
-        return f"{where} holds half of a surrogate pair: send whole characters"
     subject = f"{names[-1]} must" if places else "must"
-    return f"{where} is {_shown(error['input'])}, but {subject} be {allowed}"
+    allowed = model.model_fields[names[-1]].description
+    return wrong(error, ".".join(names) + places, f"{subject} be {allowed}")
 
 
 def _path(loc: tuple[int | str, ...]) -> tuple[list[str], str]:
     """The names of fields, and the place in a list such as '[2]'."""
     names = [part for part in loc if isinstance(part, str)]
     return names, "".join(f"[{part}]" for part in loc if isinstance(part, int))
-
-
-def _sentence(problems: list[str]) -> str:
-    shown = problems[:PROBLEMS_MAX]
-    more = len(problems) - len(shown)
-    return "; ".join(shown) + (f"; and {more} more" if more else "")
-
-
-def _shown(value: Any) -> str:
-    """What the client sent, as JSON and in at most `ECHO_CHARACTERS_MAX` characters."""
-    if isinstance(value, list):
-        return f"a list of {len(value)}"
-    if isinstance(value, dict):
-        return f"an object of {len(value)}"
-    if isinstance(value, str):
-        value = value[:ECHO_CHARACTERS_MAX]  # before it is written out: it may be megabytes
-    return _cut(json.dumps(value))
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= ECHO_CHARACTERS_MAX else text[: ECHO_CHARACTERS_MAX - 3] + "..."

@@ -14,6 +14,7 @@ from edgeserve.config import Address, GatewaySettings
 from edgeserve.errors import BadSettings
 from edgeserve.families.folder import ModelSource, open_model
 from edgeserve.gateway.app import create_app
+from edgeserve.gateway.chat_template import read_chat_template
 from edgeserve.gateway.parts import GatewayParts, ModelFacts
 from edgeserve.gateway.progress import LoadDisplay
 from edgeserve.gateway.tokenizer import open_tokenizer
@@ -72,6 +73,7 @@ def _parts(
             eos_ids=source.eos_ids,
         ),
         tokenizer=open_tokenizer(source.folder, source.spec.vocab),
+        chat_template=read_chat_template(source.folder),
         clock=clock,
         api_key=settings.api_key,
     )

@@ -83,7 +83,11 @@ class Tokenizer:
         return self._vocabulary.drops_first_space
 
     def encode(self, text: str) -> list[int]:
-        return [*self.prefix, *self._vocabulary.encode(text), *self.suffix]
+        return [*self.prefix, *self.encode_bare(text), *self.suffix]
+
+    def encode_bare(self, text: str) -> list[int]:
+        """Of a text that brings its own frame, as chat templates write it."""
+        return self._vocabulary.encode(text)
 
     def decode(self, ids: Iterable[int]) -> str:
         """All at once, without special tokens. A `Detokenizer` gives the same text piece by
@@ -149,9 +153,9 @@ class _Config:
 
 
 def _read_config(folder: Path) -> _Config:
-    config = _read_object(folder / "tokenizer_config.json")
+    config = read_object(folder / "tokenizer_config.json")
     names = ("bos_token", "eos_token", "pad_token", "unk_token")
-    texts = {name: _token_text(config.get(name)) for name in names}
+    texts = {name: token_text(config.get(name)) for name in names}
     listed = config.get("added_tokens_decoder", {})
     return _Config(
         bos=texts["bos_token"],
@@ -160,14 +164,14 @@ def _read_config(folder: Path) -> _Config:
         adds_bos=config.get("add_bos_token"),
         adds_eos=config.get("add_eos_token"),
         added={
-            **_read_object(folder / "added_tokens.json"),
+            **read_object(folder / "added_tokens.json"),
             **{each["content"]: int(i) for i, each in listed.items()},
         },
         added_specials=frozenset(int(i) for i, each in listed.items() if each.get("special")),
     )
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """A JSON file that may be missing."""
     if not path.is_file():
         return {}
@@ -180,7 +184,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     return document
 
 
-def _token_text(token: Any) -> str | None:
+def token_text(token: Any) -> str | None:
     """A token is written as its text, or as an object that holds it."""
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) else None

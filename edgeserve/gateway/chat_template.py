@@ -1,0 +1,148 @@
+"""A model's chat template: where it is found, and messages made a prompt by it within bounds.
+
+The rendering itself is another process's work (`chat_render.py` says why). It is started with the
+first chat, kept for the next, and killed if it takes too long. Refuses to know what a message may
+hold: that is the business of `openai_request.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from edgeserve.config import PREFIX, environment_with
+from edgeserve.errors import BadModel, Unprocessable
+from edgeserve.gateway.refusal import cut
+from edgeserve.gateway.tokenizer import read_object, token_text
+
+RENDER_S = 5.0  # a prompt takes a few ms; the first waits for a process to start, 0.2 s here
+NAME = "default"  # of several templates, the one that is for chats without tools
+
+
+def read_chat_template(folder: Path | None) -> ChatTemplate | None:
+    """A model folder's template: `chat_template.jinja`, or else what `tokenizer_config.json` says.
+
+    None if it has none, or if there is no folder. Raises BadModel.
+    """
+    if folder is None:
+        return None
+    config = read_object(folder / "tokenizer_config.json")
+    source = _source(folder / "chat_template.jinja", config.get("chat_template"))
+    if source is None:
+        return None
+    named = ((name, token_text(value)) for name, value in config.items() if name.endswith("_token"))
+    return ChatTemplate(source, {name: text for name, text in named if text is not None})
+
+
+def _source(path: Path, configured: Any) -> str | None:
+    """The file goes before the configuration, as transformers has it."""
+    if path.is_file():
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise BadModel(f"{path} cannot be read: {error}") from None
+    if isinstance(configured, list):
+        objects = [each for each in configured if isinstance(each, dict)]
+        named = {each.get("name"): each.get("template") for each in objects}
+        configured = named.get(NAME)
+    if configured is not None and not isinstance(configured, str):
+        raise BadModel(
+            f"{path.parent}: chat_template is a {type(configured).__name__}; a string, or a list "
+            f"of named ones with one called {NAME!r}, is needed"
+        )
+    return configured
+
+
+class ChatTemplate:
+    """`tokens` are the texts of special tokens by name, such as `bos_token`."""
+
+    def __init__(
+        self, source: str, tokens: Mapping[str, str], *, render_s: float = RENDER_S
+    ) -> None:
+        self._source = source
+        self._tokens = dict(tokens)
+        self._render_s = render_s
+        self._turn = threading.Lock()
+        self._renderer: _Renderer | None = None
+
+    async def render(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """The prompt, up to where the model is to go on. Raises Unprocessable."""
+        variables = {**self._tokens, "messages": messages, "add_generation_prompt": True}
+        question = json.dumps({"template": self._source, "variables": variables}).encode() + b"\n"
+        answer = await asyncio.to_thread(self._ask, question)
+        if not answer.endswith(b"\n"):
+            raise Unprocessable(
+                f"the model's chat template was given up after {self._render_s:g} s, or for the "
+                "memory that it took; send fewer messages, or post a prompt to /v1/completions",
+                param="messages",
+            )
+        document = json.loads(answer)
+        if "error" in document:
+            raise Unprocessable(
+                f"the model's chat template refuses these messages: {cut(document['error'])}",
+                param="messages",
+            )
+        text: str = document["text"]
+        return text
+
+    def _ask(self, question: bytes) -> bytes:
+        """One line, unless the process was killed or ended. Threads take turns."""
+        with self._turn:
+            if self._renderer is None or self._renderer.has_ended:
+                self._renderer = _Renderer()
+            answer = self._renderer.ask(question, self._render_s)
+            if not answer.endswith(b"\n"):
+                self._renderer = None  # whether or not it is dead yet
+            return answer
+
+
+class _Renderer:
+    """The process. It ends with this object, at the latest."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "edgeserve.gateway.chat_render"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=_without_secrets(),
+        )
+        weakref.finalize(self, _end, self._process)
+
+    @property
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def ask(self, question: bytes, patience_s: float) -> bytes:
+        """Empty, or half a line, if it was killed."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        patience = threading.Timer(patience_s, self._process.kill)
+        patience.start()
+        try:
+            self._process.stdin.write(question)
+            self._process.stdin.flush()
+            return self._process.stdout.readline()
+        except BrokenPipeError:
+            return b""
+        finally:
+            patience.cancel()
+
+
+def _without_secrets() -> dict[str, str]:
+    """Keys and tokens stay here: whoever got out of the sandbox would find none."""
+    return {k: v for k, v in environment_with({}).items() if not k.startswith(PREFIX)}
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    with suppress(BrokenPipeError), process:
+        pass

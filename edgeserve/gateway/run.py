@@ -1,0 +1,78 @@
+"""One accepted sequence on its way to its answer: tokens of the pipeline become pieces of text.
+
+Shared by all routes, so it knows the shape of none: what a piece looks like on the wire is theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any
+
+from edgeserve.errors import EdgeserveError
+from edgeserve.gateway.answer import Answer, Piece
+from edgeserve.gateway.parts import GatewayParts
+from edgeserve.gateway.stream import KEEP_ALIVE, Emit
+from edgeserve.pipeline.generation import Generation, Order, Token
+
+
+class Run:
+    def __init__(
+        self, parts: GatewayParts, order: Order, generation: Generation, stop: Sequence[str]
+    ) -> None:
+        self.order = order
+        self.answer = Answer(order, parts.tokenizer, eos_ids=parts.eos_ids, stop=stop)
+        self._parts = parts
+        self._generation = generation
+
+    async def finish(self) -> None:
+        """Returns when the answer is complete; raises the error that ended it before."""
+        while self.answer.finish_reason is None:
+            await self.next_piece()
+
+    async def next_piece(self) -> Piece:
+        return self.answer.take(await self._next_token())
+
+    async def write(self, emit: Emit, event_of: Callable[[Piece], bytes]) -> None:
+        """An event for each piece: of those that are there, then of each as it comes. Comments
+        where there is silence.
+        """
+        for piece in self.answer.pieces:
+            await emit(event_of(piece))
+        while self.answer.finish_reason is None:
+            try:
+                async with asyncio.timeout(self._parts.keep_alive_s):
+                    piece = await self.next_piece()
+            except TimeoutError:
+                await emit(KEEP_ALIVE)
+            else:
+                await emit(event_of(piece))
+
+    def receipt(self) -> dict[str, Any]:
+        now_s = self._parts.clock.now_s()
+        return self._generation.receipt(now_s, len(self.answer.pieces))
+
+    def close(self) -> None:
+        """Frees what the request holds, if it would go on."""
+        if self.answer.ends_early:
+            self._generation.cancel()
+
+    async def _next_token(self) -> Token:
+        try:
+            return await anext(self._generation)
+        except StopAsyncIteration:
+            raise EdgeserveError(
+                f"the pipeline ended the request after {len(self.answer.pieces)} of its "
+                f"{self.order.max_new_tokens} tokens, and at no stop token; send it again, "
+                "and report this fault of edgeserve"
+            ) from None
+
+
+async def together(works: Iterable[Coroutine[Any, Any, Any]]) -> None:
+    """Returns when all are done. The first error ends the others, and is raised."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -1,0 +1,257 @@
+"""Chat templates: where they are found, what transformers makes of them, and that none can harm."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeserve.errors import BadModel, Unprocessable
+from edgeserve.gateway import chat_render
+from edgeserve.gateway.chat_template import ChatTemplate, read_chat_template
+from edgeserve.gateway.tokenizer import read_tokenizer
+from tests.gateway.conftest import write_json
+
+DEMO = Path(__file__).parents[2] / "edgeserve" / "demo"
+INSTRUCT = """{% if messages[0]['role'] == 'system' %}
+  {% set loop_messages = messages[1:] %}
+  {% set system = '<<SYS>>\\n' + messages[0]['content'] + '\\n<</SYS>>\\n\\n' %}
+{% else %}
+  {% set loop_messages = messages %}
+  {% set system = '' %}
+{% endif %}
+{% for message in loop_messages %}
+  {% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
+    {{ raise_exception('roles must alternate') }}
+  {% endif %}
+  {% if message['role'] == 'user' %}
+{{ bos_token + '[INST] ' ~ (system if loop.first else '') + message.content.strip() + ' [/INST]' }}
+  {% else %}
+{{ ' ' + message['content'] | trim + ' ' + eos_token }}
+  {% endif %}
+{% endfor %}"""
+"""With lines and indents that the environment takes away, a sum, a filter, and an error."""
+TURNS = """{%- if messages[0].role != 'system' -%}
+{{- '<|im_start|>system\\nBe brief.<|im_end|>\\n' }}
+{%- endif -%}
+{%- for message in messages -%}
+{%- if message.content == '' -%}{%- continue -%}{%- endif -%}
+{{- '<|im_start|>' ~ message.role ~ '\\n' ~ message.content ~ '<|im_end|>\\n' }}
+{%- endfor -%}
+{{- {'tools': none, 'text': '<&>\u20ac', 'list': [1, 2.5, true]} | tojson(indent=2) }}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' }}{%- endif -%}"""
+"""With marks that take white space away, `continue`, and JSON that is no web page."""
+HEADERS = """{% set state = namespace(turn=0) %}{{ bos_token }}
+{%- macro head(role) %}<|start_header_id|>{{ role }}<|end_header_id|>
+
+{% endmacro %}
+{{- head('system') }}Today: {{ strftime_now('%Y') }}{{ missing_token }}{{ pad_token }}<|eot_id|>
+{%- for message in messages %}
+    {%- set state.turn = state.turn + 1 %}
+    {%- if message.role == 'assistant' %}
+        {{- head(message.role) }}{% generation %}{{ message.content }}{% endgeneration %}<|eot_id|>
+    {%- else %}
+        {{- head(message.role) ~ state.turn ~ ' ' ~ message['content'] | trim ~ '<|eot_id|>' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ head('assistant') }}{% endif %}"""
+"""With a macro, a namespace, the date, marks for training, and tokens that there are not."""
+STYLES = {"instruct": INSTRUCT, "turns": TURNS, "headers": HEADERS}
+TALK = [
+    {"role": "system", "content": "Be <kind> & 'fair'."},
+    {"role": "user", "content": "  hello \n"},
+    {"role": "assistant", "content": "hi {{ there }} "},
+    {"role": "user", "content": "\u20ac?"},
+]
+
+
+def rendered(source: str, messages: Any = TALK, **variables: Any) -> str:
+    variables = {"messages": messages, "add_generation_prompt": True, **variables}
+    return chat_render.answer({"template": source, "variables": variables})["text"]
+
+
+def fault(source: str, **variables: Any) -> str:
+    variables = {"messages": TALK, **variables}
+    return chat_render.answer({"template": source, "variables": variables})["error"]
+
+
+# -- the reference -----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("messages", [TALK, TALK[1:2], TALK[1:]], ids=["all", "one", "no system"])
+@pytest.mark.parametrize("style", STYLES)
+async def test_a_prompt_is_what_transformers_makes_of_it(
+    style: str, messages: list[dict[str, str]], byte_level_folder: Path, tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    reference = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(byte_level_folder / "tokenizer.json"),
+        bos_token="<s>",
+        eos_token="</s>",
+        chat_template=STYLES[style],
+    )
+    config = {"bos_token": {"content": "<s>"}, "eos_token": "</s>", "chat_template": STYLES[style]}
+    write_json(tmp_path / "tokenizer_config.json", config)
+    template = read_chat_template(tmp_path)
+    assert template is not None
+
+    text = await template.render(messages)
+    assert text == reference.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True
+    )
+    ids = reference.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    assert read_tokenizer(byte_level_folder).encode_bare(text) == ids
+
+
+def test_the_demo_model_can_chat() -> None:
+    template = read_chat_template(DEMO)
+    assert template is not None
+    question = {
+        "template": template._source,
+        "variables": {**template._tokens, "messages": TALK[3:], "add_generation_prompt": True},
+    }
+    assert chat_render.answer(question) == {"text": "<s>User: \u20ac?\nAssistant:"}
+
+
+# -- where it is found -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("configured", "file", "source"),
+    [
+        ("a", None, "a"),
+        ("a", "b", "b"),
+        (None, "b", "b"),
+        ([{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}], None, "d"),
+        ([{"name": "tool_use", "template": "t"}], None, None),
+        ([3], None, None),
+        (None, None, None),
+    ],
+)
+def test_a_template_is_found_where_transformers_finds_it(
+    configured: Any, file: str | None, source: str | None, tmp_path: Path
+) -> None:
+    write_json(tmp_path / "tokenizer_config.json", {"chat_template": configured, "bos_token": None})
+    if file is not None:
+        (tmp_path / "chat_template.jinja").write_text(file)
+    template = read_chat_template(tmp_path)
+    assert (template and template._source) == source
+
+
+def test_a_folder_without_files_has_no_template(tmp_path: Path) -> None:
+    assert read_chat_template(tmp_path) is None
+    assert read_chat_template(None) is None
+
+
+def test_a_template_of_another_kind_is_the_models_fault(tmp_path: Path) -> None:
+    for configured in (3, {"a": "b"}, [{"name": "default", "template": 3}]):
+        write_json(tmp_path / "tokenizer_config.json", {"chat_template": configured})
+        with pytest.raises(BadModel, match="chat_template is a "):
+            read_chat_template(tmp_path)
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(BadModel, match="cannot be read"):
+        read_chat_template(tmp_path)
+
+
+# -- what none can do --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "SecurityError"),
+        ("{{ messages.append(3) }}", "SecurityError"),
+        ("{{ raise_exception.__globals__ }}{{ cycler.__init__.__globals__.os }}", "Error"),
+        ("{% include '/etc/hostname' %}", "TypeError"),
+        ("{% for i in range(10**6) %}{% endfor %}", "OverflowError: Range too big"),
+        ("{{ 1 / 0 }}", "ZeroDivisionError"),
+        ("{{ messages[0].content.nothing() }}", "UndefinedError"),
+        ("{{ messages + 3 }}", "TypeError"),
+        ("{% if %}", "TemplateSyntaxError"),
+        ("{{ raise_exception('so') }}", "TemplateError: so"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError"),
+        ("{% for i in range(99999) %}{{ messages[0].content * 9 }}{% endfor %}", "is longer than"),
+    ],
+)
+def test_what_a_template_must_not_do_is_an_error(source: str, words: str) -> None:
+    assert words in fault(source)
+
+
+def test_messages_are_data_and_never_a_template() -> None:
+    said = [{"role": "user", "content": "{{ 7 * 7 }}{% raw %}"}]
+    assert rendered("{{ messages[0].content }}", said) == "{{ 7 * 7 }}{% raw %}"
+
+
+@pytest.mark.slow
+async def test_a_template_that_does_not_end_is_given_up_and_the_next_question_answered() -> None:
+    forever = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    source = "{% if messages[0].content == 'slow' %}" + forever + "{% endif %}done"
+    template = ChatTemplate(source, {}, render_s=1.5)
+    start_s = time.monotonic()
+    with pytest.raises(Unprocessable, match="given up after 1.5 s"):
+        await template.render([{"role": "user", "content": "slow"}])
+    assert time.monotonic() - start_s < 10
+    assert await template.render([{"role": "user", "content": "quick"}]) == "done"
+    assert template._renderer is not None
+    process = template._renderer._process
+    assert await template.render([{"role": "user", "content": "quick"}]) == "done"
+    assert template._renderer._process is process, "one process serves all"
+    process.kill()
+    process.wait()
+    assert await template.render([{"role": "user", "content": "quick"}]) == "done"
+
+
+@pytest.mark.slow
+async def test_a_template_cannot_fill_the_memory() -> None:
+    template = ChatTemplate("{{ messages[0].content * 10**9 }}", {})
+    with pytest.raises(Unprocessable, match="MemoryError") as error:
+        await template.render([{"role": "user", "content": "x"}])
+    assert error.value.numbers == {"param": "messages"}
+
+
+@pytest.mark.slow
+async def test_the_process_ends_with_the_template() -> None:
+    template = ChatTemplate("done", {})
+    assert await template.render(TALK) == "done"
+    assert template._renderer is not None
+    process = template._renderer._process
+    del template
+    assert process.poll() is not None
+
+
+def test_questions_and_answers_are_lines_of_json(
+    monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """Whatever is in a text, a line is a line."""
+    question = {"template": "{{ messages }}\n\u2028\x85.", "variables": {"messages": "a\nb"}}
+
+    class Input:
+        buffer = (json.dumps(question).encode() + b"\n", b'{"template": "{%", "variables": {}}\n')
+
+    monkeypatch.setattr("sys.stdin", Input)
+    monkeypatch.setattr("resource.setrlimit", lambda kind, bounds: None)
+    chat_render.main()
+    first, second = capsysbinary.readouterr().out.splitlines()
+    assert json.loads(first) == {"text": "a\nb\n\u2028\x85."}
+    assert "TemplateSyntaxError" in json.loads(second)["error"]
+
+
+def told_to(pid: int) -> bytes:
+    """The environment that a process was started with."""
+    return Path(f"/proc/{pid}/environ").read_bytes()
+
+
+@pytest.mark.slow
+async def test_the_process_is_told_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGESERVE_API_KEY", "open sesame")
+    monkeypatch.setenv("HARMLESS", "word")
+    template = ChatTemplate("done", {})
+    await template.render(TALK)
+    assert template._renderer is not None
+    told = told_to(template._renderer._process.pid)
+    assert b"HARMLESS=word" in told
+    assert b"sesame" not in told
