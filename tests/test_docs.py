@@ -23,6 +23,13 @@ from edgeserve.config import PREFIX, GatewaySettings, WorkerSettings
 from edgeserve.doctor.report import TITLES
 from edgeserve.errors import EdgeserveError, named_errors
 from edgeserve.gateway.app import create_app
+from edgeserve.gateway.openai_request import (
+    NOT_SERVED,
+    ChatRequest,
+    CompletionRequest,
+    OpenAIRequest,
+    field_names,
+)
 from edgeserve.gateway.parts import GatewayParts, ModelFacts
 from edgeserve.gateway.request import NOT_SUPPORTED, Parameters
 from edgeserve.probe.report import NUMBERS
@@ -212,6 +219,27 @@ def test_every_parameter_is_documented_with_what_it_must_be() -> None:
     }
 
     assert documented == {name: each.description for name, each in Parameters.model_fields.items()}
+
+
+def test_every_field_of_openais_routes_is_documented_with_what_it_must_be() -> None:
+    page = _page("docs/http.md")
+    both = _rows(_section(page, "### Of both"))
+    headings: dict[str, type[OpenAIRequest]] = {
+        "### Of a completion": CompletionRequest,
+        "### Of a chat": ChatRequest,
+    }
+    for heading, kind in headings.items():
+        rows = [*both, *_rows(_section(page, heading))]
+        documented = {_code(row[0]): row[1] for row in rows}
+        expected = {name: kind.model_fields[name].description for name in field_names(kind)}
+
+        assert documented == expected
+
+
+def test_every_field_of_openais_that_is_refused_is_named() -> None:
+    section = _section(_page("docs/http.md"), "## OpenAI's routes")
+
+    assert [name for name in NOT_SERVED if f"`{name}`" not in section] == []
 
 
 def test_every_parameter_that_is_refused_is_named() -> None:

@@ -16,6 +16,7 @@ import edgeserve
 from edgeserve.gateway.border import Border, LimitBody, RequireKey, routing_error
 from edgeserve.gateway.health import OPEN_PATHS, health_routes
 from edgeserve.gateway.native import native_routes
+from edgeserve.gateway.openai import openai_routes
 from edgeserve.gateway.parts import GatewayParts, ModelFacts
 
 __all__ = ["GatewayParts", "ModelFacts", "create_app"]
@@ -36,6 +37,7 @@ def create_app(parts: GatewayParts) -> FastAPI:
         exception_handlers={HTTPException: routing_error},
     )
     app.include_router(native_routes(parts))
+    app.include_router(openai_routes(parts))
     app.include_router(health_routes(parts))
 
     @app.get("/v1/cluster", tags=["cluster"])

@@ -30,14 +30,16 @@ from edgeserve.errors import (
     PayloadTooLarge,
     Unauthorized,
 )
+from edgeserve.gateway.openai_error import error_document
 
 BODY_BYTES_MAX = 2 * 2**20  # TGI's; 2 MiB of prose is about 500,000 tokens
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _log = logging.getLogger(__name__)
 
 
-def error_response(error: EdgeserveError) -> Response:
-    body = json.dumps(error.to_json(), default=str).encode()
+def error_response(error: EdgeserveError, path: str = "") -> Response:
+    """In the shape that clients of `path` expect."""
+    body = json.dumps(error_document(error, path), default=str).encode()
     headers = {"content-type": "application/json"}
     if isinstance(error, Overloaded):
         headers["Retry-After"] = str(error.retry_after_s)
@@ -49,15 +51,17 @@ def error_response(error: EdgeserveError) -> Response:
 async def routing_error(request: Request, error: Exception) -> Response:
     """What the router raises, in our shape."""
     assert isinstance(error, HTTPException)
-    path, method = json.dumps(request.scope["path"][:200]), request.method[:20]
+    asked = request.scope["path"]
+    path, method = json.dumps(asked[:200]), request.method[:20]
     if error.status_code == 404:
         missing = NotFound(f"there is no {path}; /openapi.json lists what there is")
-        response = error_response(missing)
+        response = error_response(missing, asked)
     elif error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "another method")
-        response = error_response(MethodNotAllowed(f"{path} answers {allowed}, not {method}"))
+        wrong = MethodNotAllowed(f"{path} answers {allowed}, not {method}")
+        response = error_response(wrong, asked)
     else:
-        response = error_response(BadRequest(str(error.detail)[:200]))
+        response = error_response(BadRequest(str(error.detail)[:200]), asked)
         response.status_code = error.status_code
     response.headers.update(error.headers or {})
     return response
@@ -94,12 +98,13 @@ class Border:
             _note(error, request_id)
             if has_started:
                 raise
-            await error_response(error)(scope, receive, send_with_id)
+            await error_response(error, scope["path"])(scope, receive, send_with_id)
         except Exception:  # the HTTP process's border: our faults must not look like the client's
             _log.exception("request %s failed", request_id)
             if has_started:
                 raise  # the server cuts the connection, so that half an answer does not look whole
-            await error_response(_fault(request_id))(scope, receive, send_with_id)
+            fault = error_response(_fault(request_id), scope["path"])
+            await fault(scope, receive, send_with_id)
 
 
 class RequireKey:

@@ -82,10 +82,12 @@ async def test_one_client_that_leaves_does_not_take_another_along(
     assert engine.running == 0
 
 
-async def call(parts: GatewayParts, route: str, gone: asyncio.Event) -> list[Message]:
+async def call(
+    parts: GatewayParts, route: str, gone: asyncio.Event, body: bytes = BODY
+) -> list[Message]:
     """The app by hand, with a client that leaves when `gone` is set."""
     sent: list[Message] = []
-    incoming = [{"type": "http.request", "body": BODY, "more_body": False}]
+    incoming = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive() -> Message:
         if incoming:

@@ -1,0 +1,187 @@
+"""POST /v1/completions, POST /v1/chat/completions and GET /v1/models, for clients made for OpenAI.
+
+Several answers to one prompt are several sequences. The first is admitted before the others, so
+that they find the pages of the prompt computed (`schedule/page_holders.py` shares them). All are
+admitted, or none, before an answer begins: what is refused is a status and not an event. Refuses to
+know what a body may hold (`openai_request.py`) and how an answer is worded (`openai_answer.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.types import Receive
+
+from edgeserve.clock import unix_ns
+from edgeserve.errors import NotFound, Unprocessable
+from edgeserve.gateway.intake import Dialect, Intake
+from edgeserve.gateway.native import STATUS_GONE
+from edgeserve.gateway.openai_answer import Chats, Completions, Form, Reply
+from edgeserve.gateway.openai_request import (
+    ChatRequest,
+    CompletionRequest,
+    OpenAIRequest,
+    parse_openai,
+    request_schema,
+)
+from edgeserve.gateway.parts import GatewayParts
+from edgeserve.gateway.run import Run, together
+from edgeserve.gateway.stream import EventStream, until_gone
+from edgeserve.pipeline.generation import Order
+
+COMPLETIONS = Dialect(
+    prompt="prompt", new_tokens="max_tokens", path="", shorter="", new_tokens_default=16
+)
+"""OpenAI's default is 16, too."""
+CHATS = Dialect(
+    prompt="messages",
+    new_tokens="max_completion_tokens",
+    path="",
+    shorter="",
+    new_tokens_default=1024,
+)
+"""OpenAI's default is all that the context leaves. Here that would reserve pages for all of it, and
+keep others out; 1024 tokens are a long answer.
+"""
+
+
+def openai_routes(parts: GatewayParts) -> APIRouter:
+    openai = OpenAI(parts)
+    router = APIRouter(tags=["openai"])
+    router.add_api_route("/v1/models", openai.models)
+    kinds = (
+        ("/v1/completions", openai.completions, CompletionRequest),
+        ("/v1/chat/completions", openai.chat, ChatRequest),
+    )
+    for path, serve, kind in kinds:
+        content = {"application/json": {"schema": request_schema(kind)}}
+        body = {"requestBody": {"required": True, "content": content}}
+        router.add_api_route(path, serve, methods=["POST"], openapi_extra=body)
+    return router
+
+
+class OpenAI:
+    def __init__(self, parts: GatewayParts) -> None:
+        self._parts = parts
+        self._completions = Intake(parts, COMPLETIONS)
+        self._chats = Intake(parts, CHATS)
+        self._started_s = unix_ns() // 10**9
+
+    async def models(self) -> dict[str, Any]:
+        """The one model that is served."""
+        facts = self._parts.model
+        model = {
+            "id": facts.name,
+            "object": "model",
+            "created": self._started_s,
+            "owned_by": "edgeserve",
+            "max_model_len": facts.context_tokens,
+        }
+        return {"object": "list", "data": [model]}
+
+    async def completions(self, request: Request) -> Response:
+        """Goes on with a text, or with several."""
+        received_s = self._parts.clock.now_s()
+        asked = parse_openai(await request.body(), CompletionRequest)
+        self._refuse_other_model(asked.model)
+        prompts = [await self._tokens(each) for each in asked.prompt]
+        echoes = [
+            self._text(each) if asked.echo else ""
+            for each in asked.prompt
+            for _ in range(asked.count)
+        ]
+        form = Completions(self._parts.tokenizer, echoes, logprobs=asked.logprobs is not None)
+        orders = self._orders(self._completions, prompts, asked, received_s, _tenant(request))
+        return await self._answer(request, asked, form, orders)
+
+    async def chat(self, request: Request) -> Response:
+        """Answers to a conversation, written down by the model's own chat template."""
+        received_s = self._parts.clock.now_s()
+        asked = parse_openai(await request.body(), ChatRequest)
+        self._refuse_other_model(asked.model)
+        text = await self._conversation(asked)
+        prompt = await self._chats.encode(text, framed=False)
+        form = Chats(self._parts.tokenizer, logprobs=bool(asked.logprobs))
+        orders = self._orders(self._chats, [prompt], asked, received_s, _tenant(request))
+        return await self._answer(request, asked, form, orders)
+
+    async def _answer(
+        self, request: Request, asked: OpenAIRequest, form: Form, orders: Sequence[Sequence[Order]]
+    ) -> Response:
+        runs = await self._admit(request.receive, asked, orders)
+        reply = Reply(self._parts, asked, form, runs)
+        if asked.stream:
+            return EventStream(reply.write_events, reply.close)
+        with closing(reply):
+            await until_gone(request.receive, reply.finish())
+            if not reply.is_complete:
+                return Response(status_code=STATUS_GONE)
+            return JSONResponse(reply.document())
+
+    async def _admit(
+        self, receive: Receive, asked: OpenAIRequest, orders: Sequence[Sequence[Order]]
+    ) -> list[Run]:
+        """All of them, or none: the error that keeps one out is raised, and frees the others."""
+        with ExitStack() as admitted:
+            runs = [[await self._run(first, asked, admitted)] for first, *_ in orders]
+            if asked.count > 1:
+                await until_gone(receive, together(first.next_piece() for (first,) in runs))
+            for alike, (_, *others) in zip(runs, orders, strict=True):
+                alike += [await self._run(order, asked, admitted) for order in others]
+            admitted.pop_all()
+        return [run for alike in runs for run in alike]
+
+    async def _run(self, order: Order, asked: OpenAIRequest, admitted: ExitStack) -> Run:
+        run = Run(self._parts, order, await self._parts.engine.submit(order), asked.stop or ())
+        admitted.callback(run.close)
+        return run
+
+    def _orders(
+        self,
+        intake: Intake,
+        prompts: Sequence[Sequence[int]],
+        asked: OpenAIRequest,
+        received_s: float,
+        tenant: str,
+    ) -> list[list[Order]]:
+        """For each prompt as many as it gets answers."""
+        return [
+            [
+                intake.order(prompt, asked.wishes(answer), received_s, tenant)
+                for answer in range(asked.count)
+            ]
+            for prompt in prompts
+        ]
+
+    async def _tokens(self, prompt: str | list[int]) -> Sequence[int]:
+        return prompt if isinstance(prompt, list) else await self._completions.encode(prompt)
+
+    def _text(self, prompt: str | list[int]) -> str:
+        return prompt if isinstance(prompt, str) else self._parts.tokenizer.decode(prompt)
+
+    async def _conversation(self, asked: ChatRequest) -> str:
+        if self._parts.chat_template is None:
+            raise Unprocessable(
+                f"{self._parts.model.name} has no chat template: put a chat_template.jinja into "
+                "its folder and start the gateway again, or post a prompt to /v1/completions",
+                param="messages",
+            )
+        return await self._parts.chat_template.render(asked.conversation())
+
+    def _refuse_other_model(self, wanted: str | None) -> None:
+        """A path or a repository names its last part."""
+        name = self._parts.model.name
+        if wanted is not None and wanted.rstrip("/").rpartition("/")[2] != name:
+            raise NotFound(
+                f"the model is {name}, and no other is served; ask for {name}, or leave model out",
+                param="model",
+                code="model_not_found",
+            )
+
+
+def _tenant(request: Request) -> str:
+    return request.headers.get("authorization", "")  # whoever has the key

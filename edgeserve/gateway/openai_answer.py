@@ -1,0 +1,211 @@
+"""Answers in OpenAI's shapes, whole or in chunks, one sequence or several side by side.
+
+`Reply` has what both routes share; `Completions` and `Chats` say what one answer looks like on
+each. Refuses to know how a request was parsed and admitted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import secrets
+from collections.abc import Sequence
+from functools import partial
+from itertools import accumulate
+from typing import Any, Protocol
+
+from edgeserve.clock import unix_ns
+from edgeserve.errors import EdgeserveError
+from edgeserve.gateway.answer import Piece
+from edgeserve.gateway.openai_error import openai_error
+from edgeserve.gateway.openai_request import OpenAIRequest
+from edgeserve.gateway.parts import GatewayParts
+from edgeserve.gateway.run import Run, together
+from edgeserve.gateway.stream import Emit
+from edgeserve.gateway.tokenizer import Tokenizer
+
+LOGPROB_MIN = -9999.0  # what OpenAI says of a token that cannot be: JSON has no infinity
+DONE = b"data: [DONE]\n\n"
+
+
+class Form(Protocol):
+    """How one route words an answer."""
+
+    prefix: str
+    """Of the ids that its answers get."""
+    whole: str
+    chunk: str
+
+    def choice(self, index: int, run: Run) -> dict[str, Any]: ...
+
+    def delta(self, index: int, run: Run, piece: Piece) -> dict[str, Any]:
+        """What `piece`, the newest one, adds."""
+        ...
+
+
+class Reply:
+    def __init__(
+        self, parts: GatewayParts, asked: OpenAIRequest, form: Form, runs: Sequence[Run]
+    ) -> None:
+        self._asked = asked
+        self._form = form
+        self._runs = tuple(runs)
+        self._head = {
+            "id": form.prefix + secrets.token_hex(12),
+            "created": unix_ns() // 10**9,
+            "model": parts.model.name,
+            **parts.notes(),
+        }
+
+    @property
+    def is_complete(self) -> bool:
+        return all(run.answer.finish_reason is not None for run in self._runs)
+
+    async def finish(self) -> None:
+        await together(run.finish() for run in self._runs)
+
+    def document(self) -> dict[str, Any]:
+        choices = [
+            {"index": i, **self._form.choice(i, run), "finish_reason": _finish_reason(run)}
+            for i, run in enumerate(self._runs)
+        ]
+        return {
+            **self._head,
+            "object": self._form.whole,
+            "choices": choices,
+            "usage": self._usage(),
+            **self._timing(),
+        }
+
+    async def write_events(self, emit: Emit) -> None:
+        """All of the stream. An error after its beginning is its last event."""
+        try:
+            await together(
+                run.write(emit, partial(self._chunk, i, run)) for i, run in enumerate(self._runs)
+            )
+        except EdgeserveError as error:
+            await emit(_event(openai_error(error)))
+            return
+        if self._wants_usage or self._asked.timing:
+            usage = {"usage": self._usage()} if self._wants_usage else {}
+            await emit(self._event([], usage | self._timing()))
+        await emit(DONE)
+
+    def close(self) -> None:
+        for run in self._runs:
+            run.close()
+
+    @property
+    def _wants_usage(self) -> bool:
+        options = self._asked.stream_options
+        return options is not None and bool(options.include_usage)
+
+    def _chunk(self, index: int, run: Run, piece: Piece) -> bytes:
+        delta = self._form.delta(index, run, piece)
+        choice = {"index": index, **delta, "finish_reason": _finish_reason(run)}
+        return self._event([choice], {"usage": None} if self._wants_usage else {})
+
+    def _event(self, choices: list[dict[str, Any]], more: dict[str, Any]) -> bytes:
+        return _event({**self._head, "object": self._form.chunk, "choices": choices, **more})
+
+    def _usage(self) -> dict[str, int]:
+        """A prompt counts once, however many answers it gets."""
+        prompt = sum(len(run.order.prompt) for run in self._runs[:: self._asked.count])
+        completion = sum(len(run.answer.pieces) for run in self._runs)
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+        }
+
+    def _timing(self) -> dict[str, Any]:
+        return {"timing": self._runs[0].receipt()} if self._asked.timing else {}
+
+
+class Completions:
+    """`echoes` has what goes before each answer's text: its prompt, or nothing."""
+
+    prefix = "cmpl-"
+    whole = chunk = "text_completion"
+
+    def __init__(self, tokenizer: Tokenizer, echoes: Sequence[str], *, logprobs: bool) -> None:
+        self._tokenizer = tokenizer
+        self._echoes = echoes
+        self._logprobs = logprobs
+
+    def choice(self, index: int, run: Run) -> dict[str, Any]:
+        text = self._echoes[index] + run.answer.text
+        return {"text": text, "logprobs": self._shown(run, run.answer.pieces)}
+
+    def delta(self, index: int, run: Run, piece: Piece) -> dict[str, Any]:
+        echo = self._echoes[index] if len(run.answer.pieces) == 1 else ""
+        return {"text": echo + piece.text, "logprobs": self._shown(run, [piece])}
+
+    def _shown(self, run: Run, newest: Sequence[Piece]) -> dict[str, Any] | None:
+        if not self._logprobs:
+            return None
+        start = len(run.answer.text) - sum(len(piece.text) for piece in newest)
+        offsets = accumulate((len(piece.text) for piece in newest), initial=start)
+        told = [(p, at) for p, at in zip(newest, offsets, strict=False) if _is_told(run, p)]
+        return {
+            "tokens": [_token_text(self._tokenizer, piece) for piece, _ in told],
+            "token_logprobs": [_finite(piece.logprob) for piece, _ in told],
+            "top_logprobs": None,
+            "text_offset": [at for _, at in told],
+        }
+
+
+class Chats:
+    prefix = "chatcmpl-"
+    whole = "chat.completion"
+    chunk = "chat.completion.chunk"
+
+    def __init__(self, tokenizer: Tokenizer, *, logprobs: bool) -> None:
+        self._tokenizer = tokenizer
+        self._logprobs = logprobs
+
+    def choice(self, index: int, run: Run) -> dict[str, Any]:  # noqa: ARG002  # alike
+        message = {"role": "assistant", "content": run.answer.text}
+        return {"message": message, "logprobs": self._shown(run, run.answer.pieces)}
+
+    def delta(self, index: int, run: Run, piece: Piece) -> dict[str, Any]:  # noqa: ARG002  # alike
+        role = {"role": "assistant"} if len(run.answer.pieces) == 1 else {}
+        delta = {**role, "content": piece.text}
+        return {"delta": delta, "logprobs": self._shown(run, [piece])}
+
+    def _shown(self, run: Run, newest: Sequence[Piece]) -> dict[str, Any] | None:
+        if not self._logprobs:
+            return None
+        return {"content": [self._entry(piece) for piece in newest if _is_told(run, piece)]}
+
+    def _entry(self, piece: Piece) -> dict[str, Any]:
+        return {
+            "token": _token_text(self._tokenizer, piece),
+            "logprob": _finite(piece.logprob),
+            "bytes": list(self._tokenizer.token_bytes(piece.token)),
+            "top_logprobs": [],
+        }
+
+
+def _finish_reason(run: Run) -> str | None:
+    reason = run.answer.finish_reason
+    return "stop" if reason in ("eos_token", "stop_sequence") else reason
+
+
+def _is_told(run: Run, piece: Piece) -> bool:
+    """The token that says that the answer is over is no part of it."""
+    return piece.token not in run.order.stop_ids
+
+
+def _token_text(tokenizer: Tokenizer, piece: Piece) -> str:
+    """The token's own, which is not what it adds to a text: half a character has one, too."""
+    return tokenizer.token_bytes(piece.token).decode(errors="replace")
+
+
+def _finite(logprob: float) -> float:
+    return logprob if math.isfinite(logprob) else LOGPROB_MIN
+
+
+def _event(document: dict[str, Any]) -> bytes:
+    """With a space, which OpenAI's own has: not every client leaves it to chance."""
+    return b"data: " + json.dumps(document, separators=(",", ":")).encode() + b"\n\n"

@@ -1,0 +1,329 @@
+"""The bodies of OpenAI's routes: what may be asked, and what is said of anything else.
+
+OpenAI's names, flat; what they share with `/generate` means the same and has the same bounds. As
+there, what is not served is refused by name, and what nobody knows is an error with a suggestion:
+of all that a client may send, `user` alone is not read.
+
+What this module refuses to know: the model, its tokens and its chat template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, WithJsonSchema
+
+from edgeserve.errors import Unprocessable
+from edgeserve.families.sampling import SEED_MAX
+from edgeserve.gateway.refusal import (
+    cut,
+    not_supported,
+    parse_json,
+    sentence,
+    shown,
+    unknown,
+    wrong,
+)
+from edgeserve.gateway.request import COUNT_MAX, STRICT, Parameters, StopString
+
+CHOICES_MAX = 16  # OpenAI has 128; here each holds pages for its worst case
+MESSAGES_MAX = 2048
+BIASES_MAX = 1024
+NATIVE_ONLY = {"max_new_tokens", "do_sample", "truncate", "return_full_text", "details"}
+"""Names of `/generate` that OpenAI has other words for, or none."""
+NOT_YET = ("presence_penalty", "frequency_penalty", "logit_bias")
+"""Parsed, and refused unless they ask for nothing. So is `OpenAIRequest.ALTERNATIVES`."""
+NOT_SERVED: Mapping[str, tuple[Any, ...]] = {
+    "best_of": (None, 1),
+    "suffix": (None, ""),
+    "response_format": (None, {"type": "text"}),
+    "tools": (None, []),
+    "tool_choice": (None, "none", "auto"),
+    "parallel_tool_calls": (None, True, False),
+    "functions": (None, []),
+    "function_call": (None, "none", "auto"),
+    "modalities": (None, ["text"]),
+    "audio": (None,),
+    "prediction": (None,),
+    "reasoning_effort": (None,),
+    "store": (None, False),
+    "metadata": (None, {}),
+    "service_tier": (None, "auto", "default"),
+}
+"""OpenAI's fields that are not served here, and the values that ask for nothing."""
+
+_COUNT = "a whole number from 1, at most what the context leaves"
+_Stops = Annotated[list[StopString], Field(max_length=4, fail_fast=True)]
+_Bias = Annotated[float, Field(ge=-100, le=100)]
+_TokenKey = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
+
+
+def _listed(stop: Any) -> Any:
+    return [stop] if isinstance(stop, str) else stop
+
+
+def _few(biases: Any) -> Any:
+    """Before each is looked at: 2 MiB of them would be 2 MiB of problems."""
+    if isinstance(biases, dict) and len(biases) > BIASES_MAX:
+        raise ValueError
+    return biases
+
+
+def _prompts(value: Any) -> Any:
+    """One prompt or several, each a text or its tokens, as a list of several."""
+    prompts = [value] if isinstance(value, str) or _is_tokens(value) else value
+    if not isinstance(prompts, list) or not 1 <= len(prompts) <= CHOICES_MAX:
+        raise ValueError
+    if not all(_is_text(each) or _is_tokens(each) for each in prompts):
+        raise ValueError
+    return prompts
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value.encode() != b""  # half a surrogate pair: a ValueError
+
+
+def _is_tokens(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and value != []
+        and all(type(each) is int and 0 <= each <= COUNT_MAX for each in value)
+    )
+
+
+def _joined(content: Any) -> Any:
+    """Text parts as one text, each on a line of its own, as vLLM has it."""
+    if not isinstance(content, list):
+        return content
+    if not all(
+        isinstance(part, dict)
+        and part.keys() == {"type", "text"}
+        and part["type"] == "text"
+        and isinstance(part["text"], str)
+        for part in content
+    ):
+        raise ValueError
+    return "\n".join(part["text"] for part in content)
+
+
+class StreamOptions(BaseModel):
+    model_config = STRICT
+
+    include_usage: bool | None = None
+
+
+class Message(BaseModel):
+    """An answer of ours can be sent back as it came, nulls included."""
+
+    model_config = STRICT
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[str, BeforeValidator(_joined)]
+    name: str | None = Field(None, max_length=256)
+    refusal: None = None
+    tool_calls: None = None
+    function_call: None = None
+
+
+class OpenAIRequest(Parameters):
+    """What both routes take. Each description finishes the sentence '... must be'."""
+
+    ALTERNATIVES: ClassVar[str]
+    """The field that asks for the logprobs of other tokens than the chosen ones."""
+
+    model: str | None = Field(
+        None, max_length=1024, description="a string that is, or ends in, the name in /v1/models"
+    )
+    max_tokens: int | None = Field(None, ge=1, le=COUNT_MAX, description=_COUNT)
+    max_completion_tokens: int | None = Field(None, ge=1, le=COUNT_MAX, description=_COUNT)
+    n: int | None = Field(
+        None, ge=1, le=CHOICES_MAX, description=f"a whole number from 1 to {CHOICES_MAX}"
+    )
+    stop: Annotated[_Stops | None, BeforeValidator(_listed)] = Field(
+        None, description="a string of 1 to 256 characters, or a list of at most 4"
+    )
+    stream: bool | None = Field(None, description="true or false")
+    stream_options: StreamOptions | None = Field(
+        None, description='an object such as {"include_usage": true}, or left out'
+    )
+    presence_penalty: float | None = Field(
+        None, ge=-2, le=2, description="a number from -2 to 2; 0 changes nothing"
+    )
+    frequency_penalty: float | None = Field(
+        None, ge=-2, le=2, description="a number from -2 to 2; 0 changes nothing"
+    )
+    logit_bias: Annotated[dict[_TokenKey, _Bias] | None, BeforeValidator(_few)] = Field(
+        None,
+        description=f"an object of at most {BIASES_MAX} token ids, each with a number from -100 to "
+        "100",
+    )
+    timing: bool | None = Field(None, description="true or false")
+    user: Any = Field(None, description="anything: it is not read")
+
+    @property
+    def count(self) -> int:
+        """How many answers each prompt gets."""
+        return self.n or 1
+
+    def wishes(self, answer: int) -> Parameters:
+        """In the terms of `/generate`, for one of the answers to a prompt.
+
+        OpenAI samples unless told otherwise. Of several answers each has a seed of its own.
+        """
+        seed = None if self.seed is None else (self.seed + answer) % (SEED_MAX + 1)
+        return self.model_copy(
+            update={
+                "max_new_tokens": self.max_completion_tokens or self.max_tokens,
+                "temperature": 1.0 if self.temperature is None else self.temperature,
+                "seed": seed,
+            }
+        )
+
+    def contradictions(self) -> Iterator[str]:
+        """What is wrong though each field by itself is right."""
+        one, other = self.max_tokens, self.max_completion_tokens
+        if one and other and one != other:
+            yield f"max_tokens is {one}, but max_completion_tokens is {other}: give one of them"
+        if self.stream_options is not None and not self.stream:
+            yield "stream_options is given, but stream is not true: leave it out"
+        for name in (*NOT_YET, self.ALTERNATIVES):
+            value = getattr(self, name)
+            if value:
+                yield f"{name} is {shown(value)}, which is not supported yet: leave it out"
+        yield from _too_many(self.answers, bool(self.timing))
+
+    @property
+    def answers(self) -> int:
+        """How many answers the whole request gets."""
+        return self.count
+
+
+class CompletionRequest(OpenAIRequest):
+    ALTERNATIVES: ClassVar[str] = "logprobs"
+
+    prompt: Annotated[
+        list[str | list[int]],
+        BeforeValidator(_prompts),
+        WithJsonSchema(
+            {
+                "anyOf": [
+                    {"type": "string", "minLength": 1},
+                    {"type": "array", "minItems": 1, "maxItems": CHOICES_MAX},
+                ]
+            }
+        ),
+    ] = Field(
+        description="a string of at least one character, a list of token ids, or a list of 1 to "
+        f"{CHOICES_MAX} of either"
+    )
+    echo: bool | None = Field(None, description="true or false")
+    logprobs: int | None = Field(
+        None, ge=0, le=5, description="a whole number from 0 (of the chosen tokens only) to 5"
+    )
+
+    @property
+    def answers(self) -> int:
+        return self.count * len(self.prompt)
+
+    def contradictions(self) -> Iterator[str]:
+        yield from super().contradictions()
+        if self.echo and self.logprobs is not None:
+            yield (
+                "echo is true and logprobs are asked for, but those of a prompt are not computed: "
+                "leave one of them out"
+            )
+
+
+class ChatRequest(OpenAIRequest):
+    ALTERNATIVES: ClassVar[str] = "top_logprobs"
+
+    messages: list[Message] = Field(
+        min_length=1,
+        max_length=MESSAGES_MAX,
+        fail_fast=True,
+        description=f"a list of 1 to {MESSAGES_MAX} messages such as "
+        '{"role": "user", "content": "Hello"}: role is system, developer, user or assistant, '
+        "content a string or a list of text parts",
+    )
+    logprobs: bool | None = Field(None, description="true or false")
+    top_logprobs: int | None = Field(
+        None, ge=0, le=20, description="a whole number from 0 to 20, above 0 only beside logprobs"
+    )
+
+    def contradictions(self) -> Iterator[str]:
+        yield from super().contradictions()
+        if self.top_logprobs and not self.logprobs:
+            yield "top_logprobs is given, but logprobs is not true: leave it out"
+
+    def conversation(self) -> list[dict[str, str]]:
+        """What a chat template is given."""
+        told = {"role", "content", "name"}
+        return [each.model_dump(include=told, exclude_none=True) for each in self.messages]
+
+
+Kind = TypeVar("Kind", bound=OpenAIRequest)
+
+
+def parse_openai(body: bytes, kind: type[Kind]) -> Kind:
+    """Raises BadRequest if the body is not JSON, or else Unprocessable with all that is wrong with
+    it.
+    """
+    document = parse_json(body)
+    if not isinstance(document, dict):
+        raise Unprocessable(f"the body is {shown(document)}, but must be an object")
+    names = field_names(kind)
+    problems = unknown("", document, [*names, *NOT_SERVED])
+    problems += not_supported("", document, NOT_SERVED)
+    request, more = _validated(kind, {name: document[name] for name in names if name in document})
+    problems += more
+    if request is None or problems:
+        raise Unprocessable(sentence(problems), problems=len(problems))
+    return request
+
+
+def field_names(kind: type[OpenAIRequest]) -> list[str]:
+    return [name for name in kind.model_fields if name not in NATIVE_ONLY]
+
+
+def request_schema(kind: type[OpenAIRequest]) -> dict[str, Any]:
+    """For /openapi.json, complete in itself."""
+    schema = kind.model_json_schema()
+    definitions = schema.pop("$defs")
+    for name in NATIVE_ONLY:
+        del schema["properties"][name]
+    inlined: dict[str, Any] = _inlined(schema, definitions)
+    return inlined
+
+
+def _inlined(part: Any, definitions: Mapping[str, Any]) -> Any:
+    if isinstance(part, list):
+        return [_inlined(each, definitions) for each in part]
+    if not isinstance(part, dict):
+        return part
+    if "$ref" in part:
+        return _inlined(definitions[part["$ref"].rpartition("/")[2]], definitions)
+    return {key: _inlined(value, definitions) for key, value in part.items()}
+
+
+def _validated(kind: type[Kind], known: dict[str, Any]) -> tuple[Kind | None, list[str]]:
+    try:
+        request = kind.model_validate(known)
+    except ValidationError as error:
+        # Bounded: strangers are gone, lists fail at their first element, and biases are few.
+        return None, [_problem(kind, each) for each in error.errors(include_url=False)]
+    return request, list(request.contradictions())
+
+
+def _problem(kind: type[OpenAIRequest], error: Any) -> str:
+    name, *places = error["loc"]
+    path = "".join(f"[{each}]" if isinstance(each, int) else f".{each}" for each in places)
+    subject = f"{name} must" if places else "must"
+    return wrong(error, cut(f"{name}{path}"), f"{subject} be {kind.model_fields[name].description}")
+
+
+def _too_many(answers: int, timing: bool) -> Iterator[str]:
+    if answers > CHOICES_MAX:
+        yield f"prompt and n ask for {answers} answers; at most {CHOICES_MAX} come to one request"
+    if answers > 1 and timing:
+        yield f"timing is the receipt of one answer, but {answers} are asked for: ask for one"

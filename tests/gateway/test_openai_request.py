@@ -1,0 +1,339 @@
+"""What may be asked of OpenAI's routes, and what is said of anything else."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgeserve.errors import BadRequest, Unprocessable
+from edgeserve.families.sampling import SEED_MAX
+from edgeserve.gateway.openai_request import (
+    CHOICES_MAX,
+    NOT_SERVED,
+    ChatRequest,
+    CompletionRequest,
+    OpenAIRequest,
+    field_names,
+    parse_openai,
+    request_schema,
+)
+
+HELLO = [{"role": "user", "content": "hello"}]
+KINDS: list[tuple[type[OpenAIRequest], dict[str, Any]]] = [
+    (CompletionRequest, {"prompt": "x"}),
+    (ChatRequest, {"messages": HELLO}),
+]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+
+
+def completion(**fields: Any) -> CompletionRequest:
+    return parse_openai(json.dumps({"prompt": "x", **fields}).encode(), CompletionRequest)
+
+
+def chat(**fields: Any) -> ChatRequest:
+    return parse_openai(json.dumps({"messages": HELLO, **fields}).encode(), ChatRequest)
+
+
+def refusal(kind: type[OpenAIRequest], **fields: Any) -> str:
+    needed = dict(KINDS)[kind]
+    with pytest.raises(Unprocessable) as error:
+        parse_openai(json.dumps({**needed, **fields}).encode(), kind)
+    return str(error.value)
+
+
+def refusal_or_nothing(body: bytes, kind: type[OpenAIRequest]) -> str:
+    try:
+        parse_openai(body, kind)
+    except BadRequest as error:
+        return str(error)
+    return ""
+
+
+# -- what is wrong, how much, and what to do ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("model", 3, "3"),
+        ("max_tokens", 0, "0"),
+        ("max_completion_tokens", 1.5, "1.5"),
+        ("temperature", -0.1, "-0.1"),
+        ("top_p", 0, "0"),
+        ("n", 0, "0"),
+        ("n", CHOICES_MAX + 1, "17"),
+        ("stop", ["a"] * 5, "a list of 5"),
+        ("seed", 2**64, "18446744073709551616"),
+        ("stream", "yes", '"yes"'),
+        ("stream_options", True, "true"),
+        ("presence_penalty", 2.1, "2.1"),
+        ("frequency_penalty", float("nan"), "NaN"),
+        ("logit_bias", [], "a list of 0"),
+        ("logit_bias", {str(i): 0 for i in range(2000)}, "an object of 2000"),
+        ("timing", 1, "1"),
+        ("top_k", -1, "-1"),
+        ("ignore_eos", 0, "0"),
+    ],
+)
+@pytest.mark.parametrize("kind", [CompletionRequest, ChatRequest])
+def test_a_field_out_of_bounds_is_told_by_name_value_and_bounds(
+    name: str, value: Any, shown: str, kind: type[OpenAIRequest]
+) -> None:
+    allowed = kind.model_fields[name].description
+    assert refusal(kind, **{name: value}) == f"{name} is {shown}, but must be {allowed}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "where"),
+    [
+        (CompletionRequest, {"stop": ""}, 'stop[0] is ""'),
+        (CompletionRequest, {"stop": ["a", 3]}, "stop[1] is 3"),
+        (CompletionRequest, {"logit_bias": {"5": 101}}, "logit_bias.5 is 101"),
+        (CompletionRequest, {"logprobs": True}, "logprobs is true"),
+        (CompletionRequest, {"stream": True, "stream_options": {"x": 1}}, "stream_options.x is 1"),
+        (ChatRequest, {"logprobs": 1}, "logprobs is 1"),
+        (ChatRequest, {"messages": [*HELLO, 3]}, "messages[1] is 3"),
+        (ChatRequest, {"messages": [{"role": "user"}]}, "messages[0].content is missing"),
+        (
+            ChatRequest,
+            {"messages": [{"role": "tool", "content": "x"}]},
+            'messages[0].role is "tool',
+        ),
+        (ChatRequest, {"messages": [{**HELLO[0], "x": 1}]}, "messages[0].x is 1"),
+        (ChatRequest, {"messages": [{"role": "user", "content": None}]}, "[0].content is null"),
+    ],
+)
+def test_what_is_wrong_inside_of_a_field_is_told_with_its_place(
+    kind: type[OpenAIRequest], fields: dict[str, Any], where: str
+) -> None:
+    assert where in refusal(kind, **fields)
+
+
+@pytest.mark.parametrize(
+    "prompt", ["", [], [""], [[]], ["a", 3], [1, "a"], [True], [-1], [1.0], 5, None, {}, ["x"] * 17]
+)
+def test_a_prompt_is_text_or_tokens_or_a_list_of_them(prompt: Any) -> None:
+    assert refusal(CompletionRequest, prompt=prompt).startswith("prompt is ")
+
+
+def test_a_prompt_of_half_a_surrogate_pair_is_refused() -> None:
+    assert refusal(CompletionRequest, prompt="a\ud800").startswith('prompt is "a\\ud800", but')
+
+
+@pytest.mark.parametrize(
+    ("prompt", "several"),
+    [
+        ("ab", ["ab"]),
+        (["ab", "c"], ["ab", "c"]),
+        ([1, 2], [[1, 2]]),
+        ([[1], [2, 3]], [[1], [2, 3]]),
+        (["a", [1]], ["a", [1]]),
+    ],
+)
+def test_one_prompt_is_a_list_of_one(prompt: Any, several: Any) -> None:
+    assert completion(prompt=prompt).prompt == several
+
+
+def test_a_missing_prompt_is_told() -> None:
+    with pytest.raises(Unprocessable, match=r"^prompt is missing, but must be a string of"):
+        parse_openai(b"{}", CompletionRequest)
+    with pytest.raises(Unprocessable, match=r"^messages is missing, but must be a list of 1 to"):
+        parse_openai(b"{}", ChatRequest)
+
+
+@pytest.mark.parametrize("body", [b"[]", b'"x"', b"null"])
+def test_a_body_that_is_no_object_is_told(body: bytes) -> None:
+    with pytest.raises(Unprocessable, match="^the body is .*, but must be an object$"):
+        parse_openai(body, ChatRequest)
+
+
+@pytest.mark.parametrize(("kind", "needed"), KINDS)
+def test_what_is_not_served_is_refused_by_name_unless_it_asks_for_nothing(
+    kind: type[OpenAIRequest], needed: dict[str, Any]
+) -> None:
+    for name, neutral in NOT_SERVED.items():
+        for value in neutral:
+            assert parse_openai(json.dumps({**needed, name: value}).encode(), kind).count == 1
+        words = f"{name} is 7.5, which is not supported here: leave it out"
+        assert refusal(kind, **{name: 7.5}).startswith(words)
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    assert refusal(kind, tools=tools).endswith("not supported here: leave it out or give []")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("presence_penalty", 0.5, "0.5"),
+        ("frequency_penalty", -0.5, "-0.5"),
+        ("logit_bias", {"5": 1}, "an object of 1"),
+    ],
+)
+@pytest.mark.parametrize("kind", [CompletionRequest, ChatRequest])
+def test_what_is_not_supported_yet_is_said_to_be(
+    kind: type[OpenAIRequest], name: str, value: Any, shown: str
+) -> None:
+    assert refusal(kind, **{name: value}) == (
+        f"{name} is {shown}, which is not supported yet: leave it out"
+    )
+
+
+def test_other_tokens_than_the_chosen_ones_are_not_supported_yet() -> None:
+    assert refusal(CompletionRequest, logprobs=1).startswith("logprobs is 1, which is not supp")
+    said = refusal(ChatRequest, logprobs=True, top_logprobs=2)
+    assert said.startswith("top_logprobs is 2, which is not supported yet")
+    assert completion(logprobs=0).logprobs == 0
+    assert chat(logprobs=True, top_logprobs=0).logprobs is True
+
+
+def test_what_asks_for_nothing_is_taken() -> None:
+    zeros = {"presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}}
+    assert completion(**zeros).presence_penalty == 0
+    assert chat(**zeros, user={"any": "thing"}).frequency_penalty == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "said"),
+    [
+        (ChatRequest, {"max_tokens": 3, "max_completion_tokens": 4}, "give one of them"),
+        (ChatRequest, {"stream_options": {"include_usage": True}}, "stream is not true"),
+        (ChatRequest, {"top_logprobs": 1}, "logprobs is not true"),
+        (ChatRequest, {"timing": True, "n": 2}, "timing is the receipt of one answer, but 2 are"),
+        (CompletionRequest, {"timing": True, "prompt": ["a", "b"]}, "receipt of one answer"),
+        (CompletionRequest, {"echo": True, "logprobs": 0}, "those of a prompt are not computed"),
+        (CompletionRequest, {"prompt": ["a"] * 5, "n": 4}, "ask for 20 answers; at most 16"),
+    ],
+)
+def test_fields_that_contradict_one_another_are_told(
+    kind: type[OpenAIRequest], fields: dict[str, Any], said: str
+) -> None:
+    assert said in refusal(kind, **fields)
+
+
+@pytest.mark.parametrize(
+    ("field", "hint"),
+    [
+        ("max_token", "did you mean max_tokens?"),
+        ("max_new_tokens", "did you mean max_"),
+        ("details", "is not known ("),
+        ("zzz", "is not known (known are "),
+    ],
+)
+def test_a_name_that_nobody_knows_is_an_error_with_a_suggestion(field: str, hint: str) -> None:
+    assert hint in refusal(CompletionRequest, **{field: 1})
+
+
+def test_several_problems_are_told_at_once() -> None:
+    said = refusal(ChatRequest, n=0, temprature=1, tools=[{}], stop=[""])
+    for part in ("n is 0", "temprature", "tools is a list of 1", 'stop[0] is ""'):
+        assert part in said
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": [{"role": "x" * 10**5, "content": "x"}]},
+        {"messages": [{"role": "user", "content": [{}] * 10**5}]},
+        {"messages": [3] * 10**5},
+        {"logit_bias": {"x" * 10**5: 1}},
+        {"logit_bias": {f"x{i}": 1 for i in range(1000)}},
+        {"x" * 10**6: 1},
+        {"model": "x" * 10**6},
+    ],
+    ids=["role", "parts", "messages", "key", "keys", "name", "model"],
+)
+def test_the_error_is_short_however_long_the_body(fields: dict[str, Any]) -> None:
+    assert len(refusal(ChatRequest, **fields)) < 10_000
+
+
+# -- what it means -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "needed"), KINDS)
+def test_null_is_as_good_as_nothing(kind: type[OpenAIRequest], needed: dict[str, Any]) -> None:
+    nulls = dict.fromkeys([*field_names(kind), *NOT_SERVED])
+    bare = parse_openai(json.dumps(needed).encode(), kind)
+    assert parse_openai(json.dumps({**nulls, **needed}).encode(), kind) == bare
+
+
+def test_answers_are_sampled_unless_told_otherwise() -> None:
+    assert completion().wishes(0).temperature == 1.0
+    assert completion(temperature=0).wishes(0).temperature == 0
+    assert completion(temperature=0.3).wishes(0).temperature == 0.3
+
+
+def test_each_answer_has_a_seed_of_its_own() -> None:
+    assert [completion(seed=5, n=3).wishes(i).seed for i in range(3)] == [5, 6, 7]
+    assert completion(seed=SEED_MAX, n=2).wishes(1).seed == 0
+    assert completion(n=2).wishes(1).seed is None
+
+
+def test_either_name_bounds_the_answer() -> None:
+    for fields in (
+        {"max_tokens": 7},
+        {"max_completion_tokens": 7},
+        {"max_tokens": 7, "max_completion_tokens": 7},
+    ):
+        assert chat(**fields).wishes(0).max_new_tokens == 7
+    assert chat().wishes(0).max_new_tokens is None
+
+
+def test_text_parts_are_one_text() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    asked = chat(messages=[{"role": "user", "content": parts, "name": "Ann"}, *HELLO])
+    assert asked.conversation() == [{"role": "user", "content": "a\nb", "name": "Ann"}, *HELLO]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": "http://x"}},
+        {"type": "text", "text": 3},
+        {"type": "text", "text": "a", "cache_control": {}},
+        {"type": "text"},
+        "text",
+    ],
+)
+def test_other_parts_than_text_are_refused(part: Any) -> None:
+    said = refusal(ChatRequest, messages=[{"role": "user", "content": [part]}])
+    assert said.startswith("messages[0].content is a list of 1, but messages must be ")
+
+
+def test_an_answer_can_be_sent_back_as_it_came() -> None:
+    nulls = {"refusal": None, "tool_calls": None, "function_call": None}
+    asked = chat(messages=[*HELLO, {"role": "assistant", "content": "hi", **nulls}, *HELLO])
+    assert asked.conversation()[1] == {"role": "assistant", "content": "hi"}
+
+
+# -- whatever is sent --------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@settings(max_examples=80, deadline=None)
+@given(
+    st.sampled_from(KINDS),
+    st.dictionaries(
+        st.sampled_from(sorted({*field_names(CompletionRequest), *field_names(ChatRequest)})), JSON
+    ),
+)
+def test_whatever_is_sent_is_taken_or_refused_in_words(
+    kind: tuple[type[OpenAIRequest], dict[str, Any]], fields: dict[str, Any]
+) -> None:
+    body = json.dumps({**kind[1], **fields}).encode()
+    message = refusal_or_nothing(body, kind[0])
+    assert len(message) < 10_000
+
+
+def test_the_schema_has_the_fields_and_is_complete_in_itself() -> None:
+    for kind, needed in KINDS:
+        schema = request_schema(kind)
+        assert schema["properties"].keys() == set(field_names(kind))
+        assert schema["required"] == list(needed)
+        assert "$ref" not in json.dumps(schema)
