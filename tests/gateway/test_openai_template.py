@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from pathlib import Path
@@ -219,6 +220,7 @@ async def test_the_process_ends_with_the_template() -> None:
     assert await template.render(TALK) == "done"
     assert template._renderer is not None
     process = template._renderer._process
+    await asyncio.get_running_loop().shutdown_default_executor()  # whose thread may hold it still
     del template
     assert process.poll() is not None
 
