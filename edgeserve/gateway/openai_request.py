@@ -30,9 +30,11 @@ from edgeserve.gateway.request import COUNT_MAX, STRICT, Parameters, StopString
 CHOICES_MAX = 16  # OpenAI has 128; here each holds pages for its worst case
 MESSAGES_MAX = 2048
 BIASES_MAX = 1024
-NATIVE_ONLY = {"max_new_tokens", "do_sample", "truncate", "return_full_text", "details"}
+NATIVE_ONLY = {
+    "max_new_tokens", "do_sample", "truncate", "return_full_text", "details", "top_n_tokens",
+}  # fmt: skip
 """Names of `/generate` that OpenAI has other words for, or none."""
-NOT_YET = ("presence_penalty", "frequency_penalty", "logit_bias")
+NOT_YET = ("presence_penalty", "logit_bias")
 """Parsed, and refused unless they ask for nothing. So is `OpenAIRequest.ALTERNATIVES`."""
 NOT_SERVED: Mapping[str, tuple[Any, ...]] = {
     "best_of": (None, 1),

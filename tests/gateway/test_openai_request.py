@@ -172,7 +172,6 @@ def test_what_is_not_served_is_refused_by_name_unless_it_asks_for_nothing(
     ("name", "value", "shown"),
     [
         ("presence_penalty", 0.5, "0.5"),
-        ("frequency_penalty", -0.5, "-0.5"),
         ("logit_bias", {"5": 1}, "an object of 1"),
     ],
 )
