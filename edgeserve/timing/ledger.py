@@ -62,6 +62,15 @@ class Ledger:
     _laps: list[Lap] = field(default_factory=list)
     _tokens: list[tuple[float, tuple[Lap, ...]]] = field(default_factory=list)
 
+    @property
+    def tokens(self) -> int:
+        """How many came out."""
+        return len(self._tokens)
+
+    def token_s(self, index: int) -> float:
+        """When a token came out; -1 is the newest."""
+        return self._tokens[index][0]
+
     def lap(self, lap: Lap) -> None:
         """A frame that held some of the sequence's tokens came back."""
         self._laps.append(lap)
