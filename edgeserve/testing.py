@@ -19,14 +19,17 @@ from typing import Any
 
 from edgeserve.clock import Clock, ManualClock
 from edgeserve.errors import EdgeserveError, Overloaded, StageUnavailable
-from edgeserve.pipeline.generation import Ended, Generation, Order, Status, Token
+from edgeserve.pipeline.generation import Ended, Generation, Order, Seen, Status, Token
+from edgeserve.schedule.limits import Statistics
 from edgeserve.timing.hop import Hop, Lap, StageTime
 from edgeserve.timing.ledger import Ledger, StageLabel
+from edgeserve.timing.observer import Observer, Step
 
 Reply = Sequence[int] | Callable[[Order], Sequence[int]]
 LOGPROB = -0.5
 COMPUTE_SHARE = 0.8  # of a hop; the rest is transfer
 LAYERS_PER_STAGE = 4
+PAGES = 100  # of which each running request has one
 
 
 def echo(order: Order) -> Sequence[int]:
@@ -52,6 +55,7 @@ class FakeEngine:
         self._reply = reply
         self._step_s = step_s
         self._labels = tuple(_label(stage) for stage in range(stages))
+        self.observer = Observer(self._labels)
         self._status = Status(phase="ready", since_last_frame_s=0.0)
         self._overload: Overloaded | None = None
         self._hold_after: int | None = None
@@ -69,6 +73,7 @@ class FakeEngine:
         if not self._status.is_ready:
             raise self._unavailable()
         if self._overload is not None:
+            self.observer.requests.failed(self._overload.error_type)
             raise self._overload
         self.orders.append(order)
         running = self._begin(order)
@@ -84,6 +89,14 @@ class FakeEngine:
             for label in self._labels
         ]
         return {"status": self._status.phase, "stages": stages, "running": self.running}
+
+    def seen(self) -> Seen:
+        statistics = Statistics(
+            running=self.running,
+            pages_in_use=self.running,
+            prompt_tokens=sum(len(order.prompt) for order in self.orders),
+        )
+        return Seen(observer=self.observer, statistics=statistics, pages=PAGES)
 
     async def drain(self, timeout_s: float) -> None:
         self._status = Status(phase="draining", reason="the server is shutting down")
@@ -202,15 +215,27 @@ class FakeEngine:
             )
             for label in self._labels
         )
+        step = Step(
+            frame=self.observer.frames, tokens=1, sequences=1,
+            ordered_s=start_s, hops=hops, done_s=end_s,
+        )  # fmt: skip
         running.ledger.lap(Lap(ready_s=start_s, ordered_s=start_s, hops=hops, done_s=end_s))
+        self.observer.requests.lap(running.ledger, 1, end_s)
         running.ledger.token(end_s)
+        self.observer.step(step)
 
     def _cancel(self, running: _Running) -> None:
         if running in self._running:
             self.cancelled.append(running.order)
+            reason = "stop_sequence" if running.generation.is_answered else "cancelled"
+            self.observer.requests.ended(running.ledger, reason)
             self._forget(running)
 
     def _end(self, running: _Running, how: Ended | EdgeserveError) -> None:
+        if isinstance(how, Ended):
+            self.observer.requests.ended(running.ledger, how.reason)
+        else:
+            self.observer.requests.failed(how.error_type)
         self._forget(running)
         running.generation.deliver(how)
 

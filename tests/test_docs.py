@@ -51,6 +51,7 @@ FOREIGN_FLAGS = {
     "--editable",
     "--strict",
     "--rpc",
+    "--profile",
 }
 """Of other programs that the pages mention, or of every program."""
 

@@ -15,9 +15,11 @@ from starlette.middleware import Middleware
 import edgeserve
 from edgeserve.gateway.border import Border, LimitBody, RequireKey, routing_error
 from edgeserve.gateway.health import OPEN_PATHS, health_routes
+from edgeserve.gateway.metrics import metrics_routes
 from edgeserve.gateway.native import native_routes
 from edgeserve.gateway.openai import openai_routes
 from edgeserve.gateway.parts import GatewayParts, ModelFacts
+from edgeserve.gateway.trace import trace_routes
 
 __all__ = ["GatewayParts", "ModelFacts", "create_app"]
 
@@ -39,6 +41,8 @@ def create_app(parts: GatewayParts) -> FastAPI:
     app.include_router(native_routes(parts))
     app.include_router(openai_routes(parts))
     app.include_router(health_routes(parts))
+    app.include_router(metrics_routes(parts))
+    app.include_router(trace_routes(parts))
 
     @app.get("/v1/cluster", tags=["cluster"])
     async def cluster() -> dict[str, Any]:

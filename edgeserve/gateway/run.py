@@ -55,7 +55,7 @@ class Run:
     def close(self) -> None:
         """Frees what the request holds, if it would go on."""
         if self.answer.ends_early:
-            self._generation.cancel()
+            self._generation.cancel(answered=self.answer.finish_reason is not None)
 
     async def _next_token(self) -> Token:
         try:

@@ -116,17 +116,20 @@ def choose_dtype(asked: str, source: ModelSource, members: Sequence[Member]) -> 
     return Dtype(asked)
 
 
+def worker_facts(member: Member) -> WorkerFacts:
+    """What the planner goes by."""
+    described = member.description
+    return WorkerFacts(
+        name=member.name,
+        memory_bytes=described.memory_bytes,
+        reserve_bytes=described.reserve_bytes,
+        read_bytes_per_s=described.memory_bytes_per_s,
+    )
+
+
 def plan_for(settings: GatewaySettings, source: ModelSource, members: Sequence[Member]) -> Plan:
     """The plan for these workers, in their order."""
-    workers = [
-        WorkerFacts(
-            name=member.name,
-            memory_bytes=member.description.memory_bytes,
-            reserve_bytes=member.description.reserve_bytes,
-            read_bytes_per_s=member.description.memory_bytes_per_s,
-        )
-        for member in members
-    ]
+    workers = [worker_facts(member) for member in members]
     dtype = choose_dtype(settings.dtype, source, members)
     _check_frame_bytes(prefill_chunk(settings, members), settings.max_running, source, dtype)
     pages_max = default_pages_max(source.spec, settings.max_running)

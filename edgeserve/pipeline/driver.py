@@ -40,6 +40,7 @@ from edgeserve.schedule.micro_batch import MicroBatch, Opening
 from edgeserve.schedule.scheduler import Scheduler
 from edgeserve.timing.hop import Lap
 from edgeserve.timing.ledger import Ledger, StageLabel
+from edgeserve.timing.observer import Observer, Step
 from edgeserve.wire.codec import encode_head
 from edgeserve.wire.frame import Failure, Open, Sampled
 
@@ -83,6 +84,7 @@ class Driver:
         drafts: int | None = None,
     ) -> None:
         self.scheduler = scheduler
+        self.observer = Observer(labels)
         self._drafts = drafts
         self.last_frame_s: float | None = None
         self._labels = labels
@@ -94,8 +96,10 @@ class Driver:
         self._under_way: dict[int, _UnderWay] = {}
         self._next_sequence = 1
         self._outgoing: list[tuple[Generation, Arrival]] = []
-        self._returned: list[tuple[list[_Rider], float, Trip, float]] = []
+        self._returned: list[tuple[list[_Rider], Step]] = []
         """What there is to book."""
+        self._ended: list[tuple[Ledger, Arrival]] = []
+        """What there is to note, behind the last token."""
 
     # -- what happened
 
@@ -118,6 +122,7 @@ class Driver:
         refusals = [a.error for a in actions if isinstance(a, Reject) and a.sequence == number]
         if refusals:
             del self._jobs[number]
+            self.observer.requests.failed(refusals[0].error_type)
         self._carry_out(actions, event.at_s)
         if refusals:
             raise refusals[0]
@@ -134,7 +139,7 @@ class Driver:
             self._handle(FrameFailed(frame=trip.frame, error=error, at_s=now_s))
             return
         self.last_frame_s = now_s
-        self._returned.append((self._riders(under_way), under_way.ordered_s, trip, now_s))
+        self._returned.append((self._riders(under_way), _step(under_way, trip, now_s)))
         self._handle(
             FrameDone(
                 frame=trip.frame,
@@ -146,8 +151,10 @@ class Driver:
         )
 
     def cancelled(self, number: int) -> None:
-        if self._jobs.pop(number, None) is not None:
+        job = self._jobs.pop(number, None)
+        if job is not None:
             self._handle(Cancelled(sequence=number, at_s=self._clock.now_s()))
+            self.observer.requests.ended(job.ledger, job.cancel_reason)
 
     def ticked(self) -> None:
         self._handle(Ticked(at_s=self._clock.now_s()))
@@ -249,12 +256,16 @@ class Driver:
         job = self._jobs.pop(number, None)
         if job is not None:
             self._outgoing.append((job.generation, arrival))
+            self._ended.append((job.ledger, arrival))
 
     def _deliver(self) -> None:
         """To the HTTP side, with one wake-up for all, and booked before."""
-        for returned in self._returned:
-            _book(*returned)
-        self._returned.clear()
+        for riders, step in self._returned:
+            self._book(riders, step)
+            self.observer.step(step)
+        for ledger, how in self._ended:
+            self._note_end(ledger, how)
+        self._returned, self._ended = [], []
         if not self._outgoing or self._http_loop.is_closed():
             return
         self._http_loop.call_soon_threadsafe(_deliver_all, self._outgoing)
@@ -264,16 +275,37 @@ class Driver:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self.cancelled, number)
 
+    # -- what is remembered
 
-def _book(riders: list[_Rider], ordered_s: float, trip: Trip, done_s: float) -> None:
-    """For each one lap, and the tokens that it brought; they are remembered for drafts."""
-    for job, ready_s, tokens in riders:
-        lap = Lap(ready_s=ready_s, ordered_s=ordered_s, hops=trip.hops, done_s=done_s)
-        job.ledger.lap(lap)
-        for _ in range(len(job.tokens) - tokens):
-            job.ledger.token(done_s)
-        if job.drafter is not None:
-            job.drafter.remember()
+    def _book(self, riders: list[_Rider], step: Step) -> None:
+        """For each one lap, and the tokens that it brought; they are remembered for drafts."""
+        ordered_s, hops, done_s = step.ordered_s, step.hops, step.done_s
+        for job, ready_s, tokens in riders:
+            job.ledger.lap(Lap(ready_s=ready_s, ordered_s=ordered_s, hops=hops, done_s=done_s))
+            new = len(job.tokens) - tokens
+            if new:
+                self.observer.requests.lap(job.ledger, new, done_s)
+            for _ in range(new):
+                job.ledger.token(done_s)
+            if job.drafter is not None:
+                job.drafter.remember()
+
+    def _note_end(self, ledger: Ledger, how: Arrival) -> None:
+        if isinstance(how, Ended):
+            self.observer.requests.ended(ledger, how.reason)
+        elif isinstance(how, EdgeserveError):
+            self.observer.requests.failed(how.error_type)
+
+
+def _step(under_way: _UnderWay, trip: Trip, done_s: float) -> Step:
+    return Step(
+        frame=trip.frame,
+        tokens=under_way.micro_batch.tokens,
+        sequences=len(under_way.micro_batch.segments),
+        ordered_s=under_way.ordered_s,
+        hops=trip.hops,
+        done_s=done_s,
+    )
 
 
 def _deliver_all(outgoing: list[tuple[Generation, Arrival]]) -> None:

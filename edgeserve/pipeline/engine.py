@@ -31,15 +31,18 @@ from edgeserve.pipeline.cluster import (
     prefill_chunk,
     processors,
     simulation_of,
+    worker_facts,
 )
 from edgeserve.pipeline.deadline import SilenceBound
 from edgeserve.pipeline.driver import Driver
-from edgeserve.pipeline.generation import Generation, Order, Status
+from edgeserve.pipeline.generation import Generation, Order, Seen, Status
 from edgeserve.pipeline.relay import Relay, StageLink
 from edgeserve.plan.facts import Plan
+from edgeserve.plan.resplit import better_layers
 from edgeserve.schedule.limits import Limits, Statistics
 from edgeserve.schedule.scheduler import Scheduler
 from edgeserve.timing.ledger import StageLabel
+from edgeserve.timing.straggler import Straggling
 from edgeserve.wire.client import WorkerClient
 from edgeserve.wire.loop import run_on_loop
 from edgeserve.wire.messages import LoadOrder
@@ -132,8 +135,22 @@ class PipelineEngine:
                 "worker": self._status.worker,
             },
             **_schedule_document(plan, statistics),
-            "stages": [_stage_document(stage, link) for stage, link in self._built],
+            "better_layers": self._better_layers(),
+            "stages": [
+                _stage_document(stage, link) | {"straggling": self._straggling(link.stage)}
+                for stage, link in self._built
+            ],
         }
+
+    def seen(self) -> Seen | None:
+        plan, driver = self._plan, self._driver
+        if plan is None or driver is None:
+            return None
+        return Seen(
+            observer=driver.observer,
+            statistics=driver.scheduler.statistics(),
+            pages=plan.pages,
+        )
 
     async def drain(self, timeout_s: float) -> None:
         self._status = Status(phase="draining", reason="the gateway is shutting down")
@@ -159,6 +176,27 @@ class PipelineEngine:
             "over; send the request again when it is back"
         )
         self._driver.stage_lost(error)
+
+    def _straggling(self, stage: int) -> dict[str, float] | None:
+        """By how much, and for how long."""
+        found = self._stragglers()[stage]
+        if found is None:
+            return None
+        since_s = self._clock.now_s() - found.since_s
+        return {"percent": round(100 * found.slowdown, 1), "since_s": round(since_s, 1)}
+
+    def _better_layers(self) -> list[int] | None:
+        """The cut that would be best while a stage straggles, if it is another one."""
+        if self._driver is None or self._plan is None or not any(self._stragglers()):
+            return None
+        workers = [worker_facts(stage.member) for stage, _ in self._built]
+        compute_s = self._driver.observer.stragglers.recent_s
+        better = better_layers(self._plan, workers, compute_s)
+        return list(better) if better else None
+
+    def _stragglers(self) -> list[Straggling | None]:
+        """By stage."""
+        return self._driver.observer.stragglers.now if self._driver else []
 
     def _simulation(self) -> str | None:
         return simulation_of([stage.member.description for stage, _ in self._built])
@@ -253,6 +291,7 @@ class PipelineEngine:
             error = lost.result()
             log.warning("%s", error)
             where = {"stage": error.numbers["stage"], "worker": error.numbers["worker"]}
+            driver.observer.stages[where["stage"]].lost += 1
             self._set_status(Status(phase="stage_lost", reason=str(error), **where))
             driver.stage_lost(error)
         finally:

@@ -14,7 +14,9 @@ from typing import Any, NamedTuple, Protocol
 
 from edgeserve.errors import EdgeserveError
 from edgeserve.families.sampling import Sampling
+from edgeserve.schedule.limits import Statistics
 from edgeserve.timing.ledger import Ledger
+from edgeserve.timing.observer import Observer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,8 @@ class Generation:
 
     def __init__(self, ledger: Ledger, cancel: Callable[[], None]) -> None:
         self.ended: Ended | None = None
+        self.is_answered = False
+        """Cancelled because its answer is complete, as behind a stop string."""
         self._ledger = ledger
         self._cancel = cancel
         self._arrivals: asyncio.Queue[Token | Ended | EdgeserveError] = asyncio.Queue()
@@ -83,8 +87,9 @@ class Generation:
         """Called by the pipeline, on this side's loop."""
         self._arrivals.put_nowait(arrival)
 
-    def cancel(self) -> None:
+    def cancel(self, *, answered: bool = False) -> None:
         """Frees its pages at once. Harmless when it has ended."""
+        self.is_answered = answered
         self._cancel()
 
     def receipt(self, finished_s: float, tokens: int) -> dict[str, Any]:
@@ -111,6 +116,16 @@ class Status:
         return self.phase == "ready"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What /metrics and /trace are made of."""
+
+    observer: Observer
+    statistics: Statistics
+    pages: int
+    """That there are, on every stage."""
+
+
 class Engine(Protocol):
     """What the HTTP side needs of the pipeline. `pipeline/engine.py` is the real one,
     `testing.FakeEngine` a fake.
@@ -127,6 +142,10 @@ class Engine(Protocol):
 
     def cluster(self) -> dict[str, Any]:
         """The document of GET /v1/cluster."""
+        ...
+
+    def seen(self) -> Seen | None:
+        """None until there is a plan."""
         ...
 
     async def drain(self, timeout_s: float) -> None:

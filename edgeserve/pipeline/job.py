@@ -65,6 +65,11 @@ class Job:
         )
 
     @property
+    def cancel_reason(self) -> str:
+        """Its answer was complete before its tokens were, or its client went away."""
+        return "stop_sequence" if self.generation.is_answered else "cancelled"
+
+    @property
     def _tokens_left(self) -> int:
         return self.order.max_new_tokens - (len(self.tokens) - len(self.order.prompt))
 

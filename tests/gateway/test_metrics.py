@@ -1,0 +1,232 @@
+"""/metrics is what Prometheus can read, is named as its users expect, and says what happened."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from edgeserve.clock import ManualClock
+from edgeserve.gateway.metrics import PREFIX, PipelineCollector
+from edgeserve.pipeline.generation import Status
+from edgeserve.testing import FakeEngine
+
+ROOT = Path(__file__).parents[2]
+SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum")}
+NO_BASE_UNIT = {"ms", "milliseconds", "microseconds", "minutes", "hours", "kb", "mb", "percent"}
+NOT_FOR_LABELS = {"le", "quantile", "job", "instance"}
+KINDS_IN_NAMES = {"counter", "gauge", "histogram", "summary"}
+
+Figures = dict[str, float]
+
+
+async def scrape(client: httpx.AsyncClient) -> str:
+    answer = await client.get("/metrics")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    return answer.text
+
+
+async def figures(client: httpx.AsyncClient) -> Figures:
+    """By name and labels, as a query would have them: 'frames_total', 'x{stage=0}'."""
+    families = text_string_to_metric_families(await scrape(client))
+    found = {}
+    for sample in (sample for family in families for sample in family.samples):
+        labels = ",".join(f"{k}={v}" for k, v in sorted(sample.labels.items()) if k != "worker")
+        name = sample.name.removeprefix(PREFIX)
+        found[f"{name}{{{labels}}}" if labels else name] = sample.value
+    return found
+
+
+async def generate(client: httpx.AsyncClient, tokens: int, **parameters: object) -> None:
+    body = {"inputs": "abc", "parameters": {"max_new_tokens": tokens, **parameters}}
+    await client.post("/generate", json=body)
+
+
+# -- the format
+
+
+async def test_prometheus_can_read_it(client: httpx.AsyncClient) -> None:
+    await generate(client, 5)
+    text = await scrape(client)
+    families = list(text_string_to_metric_families(text))
+    assert len(families) > 20
+    for family in families:
+        assert family.documentation, f"{family.name} has no HELP"
+        assert family.type in SUFFIXES, f"{family.name} has TYPE {family.type}"
+        assert family.samples, f"{family.name} says nothing"
+    named = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
+    assert len(named) == len(set(named)) == len(families)
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5",
+        "text/plain;version=1.0.0;escaping=dots",
+    ],
+)
+async def test_names_are_the_same_whatever_format_is_preferred(
+    accept: str, client: httpx.AsyncClient
+) -> None:
+    answer = await client.get("/metrics", headers={"accept": accept})
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert answer.text == await scrape(client)
+
+
+async def test_names_and_units_are_as_promtool_wants_them(client: httpx.AsyncClient) -> None:
+    """But for the colon, by which vLLM's names are known."""
+    for family in text_string_to_metric_families(await scrape(client)):
+        name = family.name.removeprefix(PREFIX)
+        assert family.name.startswith(PREFIX)
+        assert re.fullmatch(r"[a-z][a-z0-9_]*", name)
+        words = set(name.split("_"))
+        assert not words & (NO_BASE_UNIT | KINDS_IN_NAMES), name
+        assert family.type != "histogram" or name.endswith("_seconds"), name
+        assert family.type == "counter" or not name.endswith("_total"), name
+        for sample in family.samples:
+            suffix = sample.name.removeprefix(family.name)
+            assert suffix in SUFFIXES[family.type], sample.name
+            assert not set(sample.labels) - {"le"} & NOT_FOR_LABELS
+
+
+async def test_buckets_grow_up_to_the_count(client: httpx.AsyncClient) -> None:
+    await generate(client, 5)
+    for family in text_string_to_metric_families(await scrape(client)):
+        if family.type != "histogram":
+            continue
+        for labels in {_without_le(sample.labels) for sample in family.samples}:
+            own = [each for each in family.samples if _without_le(each.labels) == labels]
+            buckets = [each for each in own if each.name.endswith("_bucket")]
+            bounds = [float(each.labels["le"]) for each in buckets]
+            counts = [each.value for each in buckets]
+            (total,) = [each.value for each in own if each.name.endswith("_count")]
+            assert bounds == sorted(bounds)
+            assert counts == sorted(counts)
+            assert (bounds[-1], counts[-1]) == (float("inf"), total)
+
+
+def _without_le(labels: dict[str, str]) -> frozenset[tuple[str, str]]:
+    return frozenset((name, value) for name, value in labels.items() if name != "le")
+
+
+# -- the figures
+
+
+async def test_an_answer_is_in_the_figures_once(client: httpx.AsyncClient) -> None:
+    """The fake has two stages, takes 10 ms for a token, and computes in 80 % of them."""
+    before = await figures(client)
+    await generate(client, 5)
+    after = await figures(client)
+    assert before["generation_tokens_total"] == before["frames_total"] == 0
+    assert after["generation_tokens_total"] == after["frames_total"] == 5
+    assert after["prompt_tokens_total"] == after["prefix_cache_queries_total"] == 3
+    assert after["request_success_total{finished_reason=length}"] == 1
+    assert after["time_to_first_token_seconds_count"] == 1
+    assert after["time_to_first_token_seconds_sum"] == pytest.approx(0.01)
+    assert after["inter_token_latency_seconds_count"] == 4
+    assert after["inter_token_latency_seconds_sum"] == pytest.approx(0.04)
+    assert after["request_time_per_output_token_seconds_sum"] == pytest.approx(0.01)
+    assert after["e2e_request_latency_seconds_sum"] == pytest.approx(0.05)
+    assert after["e2e_request_latency_seconds_count"] == 1
+    for stage in (0, 1):
+        assert after[f"stage_compute_seconds_count{{stage={stage}}}"] == 5
+        assert after[f"stage_compute_seconds_sum{{stage={stage}}}"] == pytest.approx(0.02)
+        assert after[f"stage_transfer_seconds_sum{{stage={stage}}}"] == pytest.approx(0.005)
+        assert after[f"stage_waiting_seconds_sum{{stage={stage}}}"] == 0
+
+
+async def test_a_stop_string_is_an_answer_and_a_refusal_is_not(
+    client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    await generate(client, 9, stop=["b"])
+    await engine.wait_for_cancelled(1)
+    engine.overload()
+    await generate(client, 9)
+    found = await figures(client)
+    assert found["request_success_total{finished_reason=stop}"] == 1
+    assert found["request_success_total{finished_reason=abort}"] == 0
+    assert found["request_failure_total{error_type=overloaded}"] == 1
+    assert found["request_success_total{finished_reason=length}"] == 0
+
+
+async def test_what_runs_now_is_shown(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    engine.hold()
+    held = asyncio.create_task(generate(client, 5))
+    await engine.wait_for_orders(1)
+    running = await figures(client)
+    engine.release()
+    await held
+    idle = await figures(client)
+    assert (running["num_requests_running"], idle["num_requests_running"]) == (1, 0)
+    assert (running["kv_cache_usage_perc"], idle["kv_cache_usage_perc"]) == (0.01, 0)
+    assert running["pipeline_ready"] == 1
+
+
+async def test_a_lost_stage_is_shown(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    engine.observer.stages[1].lost += 1
+    engine.set_status(Status(phase="stage_lost", reason="stage 1 is lost", stage=1))
+    found = await figures(client)
+    assert found["pipeline_ready"] == 0
+    assert found["stage_lost_total{stage=0}"] == 0
+    assert found["stage_lost_total{stage=1}"] == 1
+
+
+async def test_a_straggler_is_shown(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    stragglers = engine.observer.stragglers
+    for step in range(1000):
+        slow_s = 0.013 if step > 500 else 0.01
+        stragglers.measured(8, (0.01, slow_s), step * 0.02)
+    found = await figures(client)
+    assert found["stage_slowdown_ratio{stage=0}"] == 0
+    assert found["stage_slowdown_ratio{stage=1}"] == pytest.approx(0.3)
+
+
+async def test_before_there_is_a_plan_it_says_that_nothing_is_ready() -> None:
+    class Starting(FakeEngine):
+        def seen(self) -> None:  # type: ignore[override]
+            return None
+
+    engine = Starting(ManualClock())
+    engine.set_status(Status(phase="starting"))
+    (ready,) = PipelineCollector(engine).collect()
+    assert [sample.value for sample in ready.samples] == [0.0]
+
+
+# -- what the pages promise
+
+
+@pytest.fixture
+def families() -> list[Metric]:
+    return list(PipelineCollector(FakeEngine(ManualClock())).collect())
+
+
+def _row(family: Metric) -> str:
+    total = "_total" if family.type == "counter" else ""
+    labels = {name for sample in family.samples for name in sample.labels} - {"le"}
+    shown = ", ".join(f"`{name}`" for name in sorted(labels))
+    return f"| `{family.name}{total}` | {family.type} | {shown} | {family.documentation} |"
+
+
+def test_every_metric_is_documented(families: list[Metric]) -> None:
+    page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    documented = [line for line in page.splitlines() if line.startswith(f"| `{PREFIX}")]
+    expected = [_row(family) for family in families]
+    assert documented == expected, "\n".join(["paste this:", *expected])
+
+
+def test_the_board_and_the_rules_ask_for_metrics_that_exist(families: list[Metric]) -> None:
+    known = {f"{each.name}{suffix}" for each in families for suffix in SUFFIXES[each.type]}
+    files = [path for path in (ROOT / "deploy" / "metrics").rglob("*") if path.is_file()]
+    asked = {
+        name
+        for path in files
+        for name in re.findall(rf"\b{PREFIX}\w+", path.read_text(encoding="utf-8"))
+    }
+    assert len(asked) > 10
+    assert asked - known == set()
