@@ -19,7 +19,8 @@ def test_what_was_generated_is_seen_at_every_stage(
     workers: tuple[Address, ...], talker: TinyModel, gateway: StartGateway
 ) -> None:
     url = gateway(workers, talker.folder, "--speculate", "off").wait_until_announced(START_S)
-    body = {"inputs": "once upon a time", "parameters": {"max_new_tokens": TOKENS}}
+    wishes = {"max_new_tokens": TOKENS, "ignore_eos": True}
+    body = {"inputs": "once upon a time", "parameters": wishes}
     with httpx.Client(base_url=url, timeout=30, trust_env=False) as client:
         receipt = client.post("/generate", json=body).json()["timing"]
         metrics = client.get("/metrics").text
