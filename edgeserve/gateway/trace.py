@@ -23,7 +23,7 @@ def trace_routes(parts: GatewayParts) -> APIRouter:
         seen = parts.engine.seen()
         labels = [stage.label for stage in seen.observer.stages] if seen else []
         steps = tuple(seen.observer.steps) if seen else ()
-        # 1000 steps of three stages take 50 ms: too long for the loop that hands out tokens.
+        # 1000 steps of three stages take 0.1 s: too long for the loop that hands out tokens.
         body = await asyncio.to_thread(_document, labels, steps)
         return Response(body, media_type="application/json")
 
