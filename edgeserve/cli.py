@@ -23,6 +23,7 @@ from edgeserve.config import (
     tell_openmp,
 )
 from edgeserve.errors import EdgeserveError
+from edgeserve.log import write_log
 
 COMMANDS = {
     "up": "start a whole cluster on this machine",
@@ -44,11 +45,7 @@ DOCTOR_TAKES = {"workers", "model", "dtype"}
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 done, 1 a verdict failed, 2 bad usage or input, 3 the cluster could not do it."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    write_log("console")
     for library in CHATTY:
         logging.getLogger(library).setLevel(logging.WARNING)
     try:
@@ -97,6 +94,7 @@ def _declare_gateway(parser: argparse.ArgumentParser) -> None:
 
 def _run_gateway(options: argparse.Namespace) -> int:
     settings = read_settings(GatewaySettings, "gateway", _given(options), config=options.config)
+    write_log(settings.log_format)
     from edgeserve.gateway.serve import run_gateway
 
     return run_gateway(settings)

@@ -204,6 +204,9 @@ class GatewaySettings:
     drain_timeout: float = setting(
         30.0, "seconds that running requests have to end in after SIGTERM", positive_seconds
     )
+    log_format: str = setting(
+        "console", "console for people, or json: one document a line", one_of("console", "json")
+    )
     insecure: bool = setting(False, "listen beyond loopback without an API key", yes_or_no)
     until_stdin_closes: bool = setting(
         False, "end when standard input closes, as a child of another program should", yes_or_no

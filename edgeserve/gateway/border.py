@@ -21,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from edgeserve import log
 from edgeserve.errors import (
     BadRequest,
     EdgeserveError,
@@ -75,14 +76,15 @@ class Border:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await self._serve(scope, receive, send)
+            request_id = _request_id(Headers(scope=scope).get("x-request-id", ""))
+            with log.request(request_id):
+                await self._serve(request_id, scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         else:  # nothing here speaks WebSocket, and what is not served needs no key check
             await send({"type": "websocket.close", "code": 1008})
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request_id = _request_id(Headers(scope=scope).get("x-request-id", ""))
+    async def _serve(self, request_id: str, scope: Scope, receive: Receive, send: Send) -> None:
         has_started = False
 
         async def send_with_id(message: Message) -> None:
