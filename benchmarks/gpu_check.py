@@ -190,8 +190,8 @@ def start_worker(number: int, setup: Setup) -> Child:
     arguments += ["--memory", str(setup.memory_bytes)]
     if setup.device == "cpu":
         arguments += ["--threads", "1"]
-    waits = {"PYTHONPATH": str(ROOT)}
-    return start_child(f"worker {number}", arguments, "edgeserve worker listening on", waits)
+    path = {"PYTHONPATH": str(ROOT)}
+    return start_child(f"worker {number}", arguments, "edgeserve worker listening on", path)
 
 
 def used_bytes(setup: Setup) -> int:

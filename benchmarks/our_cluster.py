@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -31,7 +31,6 @@ from benchmarks.measures import (
     prefill,
 )
 from benchmarks.windows import decode_tok_s, median_gap_s
-from edgeserve.config import GatewaySettings
 from edgeserve.families.shapes import SHAPES
 from edgeserve.families.spec import Dtype
 from edgeserve.launch.processes import Child, start_child
@@ -43,7 +42,7 @@ STAGGER_STEPS = 64
 decode counts."""
 DECODE_SLOWDOWN = "8"
 """Beside those that decode already, prompts are read so fast that the batch is soon complete."""
-PLAIN = {"speculate": "off"}
+SPECULATE = "off"
 """A random model repeats itself, which guessing from the prompt would take for its own merit."""
 WEIGHTS_SLACK = 1.15  # stages are not of one size: one has the embedding, one the head
 PAGES_AND_RESERVE_BYTES = 600 * 10**6
@@ -92,13 +91,11 @@ class OurCluster:
         )
 
     def _start_gateway(self, addresses: list[str]) -> Child:
-        known = {each.name for each in fields(GatewaySettings)}
-        plain = [f"--{name}={value}" for name, value in PLAIN.items() if name in known]
         return start_child(
             "the gateway",
             ["gateway", "--workers", ",".join(addresses), "--model", MODEL, "--dtype", self.dtype,
              "--listen", "127.0.0.1:0", "--drain-timeout", "8",
-             "--decode-slowdown", DECODE_SLOWDOWN, *plain],
+             "--decode-slowdown", DECODE_SLOWDOWN, "--speculate", SPECULATE],
             "edgeserve gateway serving at",
             {},
         )  # fmt: skip

@@ -261,8 +261,8 @@ def environment_with(changes: Mapping[str, str]) -> dict[str, str]:
 
 
 SPINS = 20_000
-"""Some 0.2 ms: from one operation to the next, but not from one frame to the next. Without, each
-operation wakes the other threads anew, a fifth of a step's time (docs/LOG.md)."""
+"""Some 0.2 ms, by an estimate: from one operation to the next, but not from one frame to the next.
+Without, each operation wakes the other threads anew, a fifth of a step's time (docs/LOG.md)."""
 
 
 def tell_openmp(threads: int) -> None:

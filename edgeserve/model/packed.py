@@ -33,7 +33,8 @@ TRIED_TOKENS = (1, 8, 64)  # a decode, a batch, a piece of a prompt
 WORTH = 1.15  # another layout than the first has to be so many times faster: neighbours make noise
 TRIES = 2  # the faster counts: the first may have to warm up
 BUDGET_S = 6.0
-"""After that the remaining shapes get what most others got. 5 shapes take about half of it."""
+"""After that the remaining shapes get what most others got. 5 shapes take a third of it on two
+quiet cores."""
 PACKED_FOR_TOKENS = 16
 """oneDNN chooses its layout for a number of tokens. Packed for 1, 16 or 256, all batch sizes take
 the same time to within 10 %, but for the first use of 256."""

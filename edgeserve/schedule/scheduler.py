@@ -145,12 +145,13 @@ class Scheduler:
         """
         segments = self._frames.refused(event.frame)
         riders = [self._running[s.sequence] for s in segments if s.sequence in self._running]
-        failed = [each for each in riders if not each.generated] or riders
+        prompts = [each for each in riders if not each.generated]
+        decodes = [each for each in riders if each.generated]
+        failed = prompts or decodes
         for each in failed:
             self._forget(each)
-        for each in riders:
-            if each not in failed:
-                self._frames.decode(each)
+        for each in decodes if prompts else ():
+            self._frames.decode(each)
         return [Fail(sequence=each.number, error=event.error) for each in failed]
 
     def _cancelled(self, event: Cancelled) -> list[Action]:
