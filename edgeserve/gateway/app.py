@@ -14,6 +14,7 @@ from starlette.middleware import Middleware
 
 import edgeserve
 from edgeserve.gateway.border import Border, LimitBody, RequireKey, routing_error
+from edgeserve.gateway.documented import ANY_OBJECT, JSON, documented
 from edgeserve.gateway.health import OPEN_PATHS, health_routes
 from edgeserve.gateway.metrics import metrics_routes
 from edgeserve.gateway.native import native_routes
@@ -44,7 +45,9 @@ def create_app(parts: GatewayParts) -> FastAPI:
     app.include_router(metrics_routes(parts))
     app.include_router(trace_routes(parts))
 
-    @app.get("/v1/cluster", tags=["cluster"])
+    said = documented("/v1/cluster", (), {JSON: ANY_OBJECT})
+
+    @app.get("/v1/cluster", tags=["cluster"], responses=said)
     async def cluster() -> dict[str, Any]:
         """Plan, workers, stages, pages in use, link and stage times."""
         return parts.engine.cluster()

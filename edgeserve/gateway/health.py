@@ -14,6 +14,7 @@ from fastapi import APIRouter
 
 from edgeserve.errors import EdgeserveError, StageUnavailable
 from edgeserve.families.sampling import Sampling
+from edgeserve.gateway.documented import JSON, STRING, documented, object_with
 from edgeserve.gateway.parts import GatewayParts
 from edgeserve.pipeline.generation import Order, Status
 
@@ -26,9 +27,13 @@ PROBE_S = 5.0
 def health_routes(parts: GatewayParts) -> APIRouter:
     health = Health(parts)
     router = APIRouter(tags=["health"])
-    router.add_api_route("/livez", health.live)
-    router.add_api_route("/readyz", health.ready)
-    router.add_api_route("/health", health.works)
+    for path, serve, errors in (
+        ("/livez", health.live, ()),
+        ("/readyz", health.ready, (StageUnavailable,)),
+        ("/health", health.works, (StageUnavailable,)),
+    ):
+        said = documented(path, errors, {JSON: object_with(status=STRING)})
+        router.add_api_route(path, serve, responses=said)
     return router
 
 

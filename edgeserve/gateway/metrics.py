@@ -22,6 +22,7 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from edgeserve.gateway.documented import STRING, TEXT, documented
 from edgeserve.gateway.parts import GatewayParts
 from edgeserve.pipeline.generation import Engine, Seen
 from edgeserve.timing.histogram import Histogram
@@ -37,7 +38,9 @@ def metrics_routes(parts: GatewayParts) -> APIRouter:
     registry.register(PipelineCollector(parts.engine))
     router = APIRouter(tags=["cluster"])
 
-    @router.get("/metrics", response_class=PlainTextResponse)
+    said = documented("/metrics", (), {TEXT: STRING})
+
+    @router.get("/metrics", response_class=PlainTextResponse, responses=said)
     async def metrics() -> Response:
         """Prometheus' text format."""
         # Whatever else is preferred: the library's newer formats make underscores of vLLM's colon.

@@ -14,6 +14,16 @@ from fastapi.responses import JSONResponse, Response
 
 from edgeserve.errors import EdgeserveError
 from edgeserve.gateway.answer import Piece
+from edgeserve.gateway.documented import (
+    ANYTHING,
+    EVENTS,
+    JSON,
+    OF_REQUESTS,
+    RECEIPT,
+    STRING,
+    documented,
+    object_with,
+)
 from edgeserve.gateway.intake import Ask, Intake
 from edgeserve.gateway.parts import GatewayParts
 from edgeserve.gateway.request import GenerateRequest, parse_request
@@ -21,6 +31,7 @@ from edgeserve.gateway.run import Run
 from edgeserve.gateway.stream import Emit, EventStream, event, until_gone
 
 STATUS_GONE = 499  # nginx's word for a client that closed its connection; it reaches nobody
+ANSWER = object_with(generated_text=STRING, timing=RECEIPT)
 
 
 def native_routes(parts: GatewayParts) -> APIRouter:
@@ -28,8 +39,14 @@ def native_routes(parts: GatewayParts) -> APIRouter:
     router = APIRouter(tags=["native"])
     content = {"application/json": {"schema": _schema()}}
     body = {"requestBody": {"required": True, "content": content}}
-    for path, serve in (("/generate", native.generate), ("/generate_stream", native.stream)):
-        router.add_api_route(path, serve, methods=["POST"], openapi_extra=body)
+    for path, serve, success in (
+        ("/generate", native.generate, {JSON: ANSWER}),
+        ("/generate_stream", native.stream, {EVENTS: ANYTHING}),
+    ):
+        router.add_api_route(
+            path, serve, methods=["POST"], openapi_extra=body, response_class=Response,
+            responses=documented(path, OF_REQUESTS, success),
+        )  # fmt: skip
     return router
 
 

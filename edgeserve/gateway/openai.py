@@ -18,6 +18,17 @@ from starlette.types import Receive
 
 from edgeserve.clock import unix_ns
 from edgeserve.errors import NotFound, Unprocessable
+from edgeserve.gateway.documented import (
+    ANYTHING,
+    EVENTS,
+    JSON,
+    LIST,
+    OF_REQUESTS,
+    STRING,
+    WHOLE,
+    documented,
+    object_with,
+)
 from edgeserve.gateway.intake import Dialect, Intake
 from edgeserve.gateway.native import STATUS_GONE
 from edgeserve.gateway.openai_answer import Chats, Completions, Form, Reply
@@ -48,11 +59,21 @@ CHATS = Dialect(
 keep others out; 1024 tokens are a long answer.
 """
 
+ANSWER = object_with(
+    id=STRING,
+    object=STRING,
+    created=WHOLE,
+    model=STRING,
+    choices=LIST,
+    usage=object_with(prompt_tokens=WHOLE, completion_tokens=WHOLE, total_tokens=WHOLE),
+)
+
 
 def openai_routes(parts: GatewayParts) -> APIRouter:
     openai = OpenAI(parts)
     router = APIRouter(tags=["openai"])
-    router.add_api_route("/v1/models", openai.models)
+    models = documented("/v1/models", (), {JSON: object_with(object=STRING, data=LIST)})
+    router.add_api_route("/v1/models", openai.models, responses=models)
     kinds = (
         ("/v1/completions", openai.completions, CompletionRequest),
         ("/v1/chat/completions", openai.chat, ChatRequest),
@@ -60,7 +81,10 @@ def openai_routes(parts: GatewayParts) -> APIRouter:
     for path, serve, kind in kinds:
         content = {"application/json": {"schema": request_schema(kind)}}
         body = {"requestBody": {"required": True, "content": content}}
-        router.add_api_route(path, serve, methods=["POST"], openapi_extra=body)
+        router.add_api_route(
+            path, serve, methods=["POST"], openapi_extra=body, response_class=Response,
+            responses=documented(path, (*OF_REQUESTS, NotFound), {JSON: ANSWER, EVENTS: ANYTHING}),
+        )  # fmt: skip
     return router
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from fastapi import APIRouter, Response
 
+from edgeserve.gateway.documented import JSON, LIST, STRING, documented, object_with
 from edgeserve.gateway.parts import GatewayParts
 from edgeserve.timing.ledger import StageLabel
 from edgeserve.timing.observer import Step
@@ -17,7 +18,9 @@ from edgeserve.timing.trace import trace_events
 def trace_routes(parts: GatewayParts) -> APIRouter:
     router = APIRouter(tags=["cluster"])
 
-    @router.get("/trace")
+    said = documented("/trace", (), {JSON: object_with(displayTimeUnit=STRING, traceEvents=LIST)})
+
+    @router.get("/trace", responses=said)
     async def trace() -> Response:
         """The last steps as Chrome's trace format: one row for each stage, one for the gateway."""
         seen = parts.engine.seen()
