@@ -23,6 +23,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from edgeserve.gateway.documented import STRING, TEXT, documented
+from edgeserve.gateway.loop_lag import LoopLag
 from edgeserve.gateway.parts import GatewayParts
 from edgeserve.pipeline.generation import Engine, Seen
 from edgeserve.timing.histogram import Histogram
@@ -35,6 +36,7 @@ STAGE_LABELS = ("stage", "worker")
 
 def metrics_routes(parts: GatewayParts) -> APIRouter:
     registry = CollectorRegistry()
+    registry.register(LoopCollector(parts.loop_lag))
     registry.register(PipelineCollector(parts.engine))
     router = APIRouter(tags=["cluster"])
 
@@ -47,6 +49,19 @@ def metrics_routes(parts: GatewayParts) -> APIRouter:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     return router
+
+
+class LoopCollector(Collector):
+    """Of the process that answers, whether or not there is a pipeline."""
+
+    def __init__(self, loop_lag: LoopLag) -> None:
+        self._loop_lag = loop_lag
+
+    def collect(self) -> Iterator[Metric]:
+        yield _histogram(
+            "event_loop_lag_seconds", "How late the gateway's event loop is.",
+            {(): self._loop_lag.histogram}, (),
+        )  # fmt: skip
 
 
 class PipelineCollector(Collector):

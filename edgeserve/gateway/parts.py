@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from edgeserve.clock import Clock
 from edgeserve.gateway.chat_template import ChatTemplate
+from edgeserve.gateway.loop_lag import LoopLag
 from edgeserve.gateway.tokenizer import Tokenizer
 from edgeserve.pipeline.generation import Engine
 
@@ -33,6 +34,7 @@ class GatewayParts:
     """None: the model has none."""
     api_key: str = ""
     """What clients send as a bearer token; empty lets everybody in."""
+    loop_lag: LoopLag = field(default_factory=LoopLag)
     keep_alive_s: float = 15.0
     """Silence on a stream after which a comment is sent, since proxies cut idle connections after
     30 to 60 s.

@@ -91,6 +91,7 @@ async def _serve(
         )
     )  # fmt: skip
     serving = asyncio.create_task(server.serve([listener]))
+    watching = asyncio.create_task(parts.loop_lag.watch(parts.clock))
     ready = engine.start()
     try:
         await asyncio.wait({ready, told}, return_when=asyncio.FIRST_COMPLETED)
@@ -100,6 +101,7 @@ async def _serve(
             await told
         await engine.drain(settings.drain_timeout)
     finally:
+        watching.cancel()
         server.should_exit = True
         await serving
         engine.stop()

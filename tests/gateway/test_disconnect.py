@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 from starlette.types import Message, Scope
 
@@ -148,3 +150,25 @@ async def test_nothing_of_a_request_is_left_when_it_is_answered(
     assert asyncio.all_tasks() == before
     assert engine.cancelled == []
     assert engine.running == 0
+
+
+@pytest.mark.slow
+async def test_a_client_that_leaves_in_the_middle_of_its_request_is_no_fault_of_ours(
+    parts: GatewayParts, serving: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with asyncio.timeout(PATIENCE_S), serving(parts) as url:
+        where = urlsplit(url)
+        _, writer = await asyncio.open_connection(where.hostname, where.port)
+        writer.write(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
+        await writer.drain()
+        await _answers(url)
+        writer.transport.abort()
+        await _answers(url)
+    assert [each for each in caplog.records if each.levelno >= logging.ERROR] == []
+
+
+async def _answers(url: str) -> None:
+    """The server has come to what was sent before."""
+    async with httpx.AsyncClient() as client:
+        for _ in range(3):
+            assert (await client.get(url + "/livez")).status_code == 200

@@ -12,7 +12,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from edgeserve.clock import ManualClock
-from edgeserve.gateway.metrics import PREFIX, PipelineCollector
+from edgeserve.gateway.loop_lag import LoopLag
+from edgeserve.gateway.metrics import PREFIX, LoopCollector, PipelineCollector
 from edgeserve.pipeline.generation import Status
 from edgeserve.testing import FakeEngine
 
@@ -203,7 +204,8 @@ async def test_before_there_is_a_plan_it_says_that_nothing_is_ready() -> None:
 
 @pytest.fixture
 def families() -> list[Metric]:
-    return list(PipelineCollector(FakeEngine(ManualClock())).collect())
+    collectors = LoopCollector(LoopLag()), PipelineCollector(FakeEngine(ManualClock()))
+    return [family for each in collectors for family in each.collect()]
 
 
 def _row(family: Metric) -> str:
