@@ -60,7 +60,7 @@ class StageLink:
 
     def median_ms(self, kind: str) -> float:
         """Of the recent hops' `compute_s` or `transfer_s`."""
-        splits = [getattr(hop.split(), kind) for hop in tuple(self.recent)]
+        splits = [getattr(hop.split, kind) for hop in tuple(self.recent)]
         return round(1e3 * statistics.median(splits), 4) if splits else 0.0
 
     def silent_too_long(self, now_s: float) -> float | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgeserve.timing.hop import Hop, Lap, Split
 
@@ -27,8 +27,7 @@ class StageLabel:
     layers: tuple[int, int]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Booking:
+class Booking(NamedTuple):
     """One token's interval, by kind and by stage."""
 
     start_s: float
@@ -149,30 +148,29 @@ def _slowest(stages: Sequence[dict[str, Any]]) -> str:
 
 def _book(start_s: float, end_s: float, laps: Sequence[Lap], stages: int) -> Booking:
     """Covers [start_s, end_s] with the laps, the earliest first."""
-    per_stage = [Split() for _ in range(stages)]
+    per_stage: list[list[Split]] = [[] for _ in range(stages)]
     waiting_s, covered_to_s = 0.0, start_s
     for lap in laps:
         waiting_s += max(0.0, lap.ordered_s - max(lap.ready_s, covered_to_s))
         for hop in lap.hops:
-            per_stage[hop.stage] += _after(hop, covered_to_s)
+            per_stage[hop.stage].append(_after(hop, covered_to_s))
         covered_to_s = max(covered_to_s, lap.done_s)
-    split = sum(per_stage, Split(waiting_s=waiting_s))
-    return Booking(
-        start_s=start_s, end_s=end_s, split=split, stages=tuple(per_stage), laps=len(laps)
-    )
+    sums = tuple(each[0] if len(each) == 1 else Split.total(each) for each in per_stage)
+    split = Split.total((*sums, Split(waiting_s=waiting_s)))
+    return Booking(start_s, end_s, split, sums, len(laps))
 
 
 def _after(hop: Hop, moment_s: float) -> Split:
     """The part of the hop that lies after `moment_s`."""
     if hop.sent_s >= moment_s:
-        return hop.split()
+        return hop.split
     if hop.returned_s <= moment_s:
         return Split()
-    return hop.split().scaled((hop.returned_s - moment_s) / hop.round_trip_s)
+    return hop.split.scaled((hop.returned_s - moment_s) / hop.round_trip_s)
 
 
 def _phase(total_s: float, bookings: Sequence[Booking]) -> dict[str, float]:
-    return _times(total_s, sum((each.split for each in bookings), Split()))
+    return _times(total_s, Split.total(each.split for each in bookings))
 
 
 def _times(total_s: float, split: Split) -> dict[str, float]:
@@ -186,7 +184,7 @@ def _times(total_s: float, split: Split) -> dict[str, float]:
 
 
 def _stages(labels: Sequence[StageLabel], bookings: Sequence[Booking]) -> list[dict[str, Any]]:
-    sums = [sum((each.stages[i] for each in bookings), Split()) for i in range(len(labels))]
+    sums = [Split.total(each.stages[i] for each in bookings) for i in range(len(labels))]
     return [
         {
             "stage": label.stage,

@@ -74,7 +74,7 @@ class StageRecord:
         self.waiting = Histogram(HOP_S)
 
     def hop(self, hop: Hop) -> None:
-        split = hop.split()
+        split = hop.split
         self.compute.observe(split.compute_s)
         self.transfer.observe(split.transfer_s)
         self.waiting.observe(split.waiting_s)

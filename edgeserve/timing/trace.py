@@ -57,7 +57,7 @@ def trace_events(labels: Sequence[StageLabel], steps: Sequence[Step]) -> Iterato
 
 def _computing(step: Step) -> Iterator[_Span]:
     for hop in step.hops:
-        split, start_s = hop.split(), _compute_start_s(hop)
+        split, start_s = hop.split, _compute_start_s(hop)
         args = {
             "frame": step.frame,
             "tokens": step.tokens,
