@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from edgeserve.errors import Unprocessable
 from edgeserve.families.sampling import Sampling
+from edgeserve.gateway.guide import TokenGuide
 from edgeserve.gateway.parts import GatewayParts
 from edgeserve.gateway.request import GenerateRequest, Parameters
 from edgeserve.pipeline.generation import Order
@@ -103,8 +104,13 @@ class Intake:
             )
         return prompt
 
-    def order(
-        self, prompt: Sequence[int], wishes: Parameters, received_s: float, tenant: str
+    def order(  # a request's two halves, and whose it is
+        self,
+        prompt: Sequence[int],
+        wishes: Parameters,
+        received_s: float,
+        tenant: str,
+        guide: TokenGuide | None = None,
     ) -> Order:
         """Raises Unprocessable for whatever does not fit the model."""
         self._refuse_stranger(max(prompt))
@@ -112,10 +118,11 @@ class Intake:
             prompt=tuple(prompt),
             max_new_tokens=self.new_tokens(len(prompt), wishes.max_new_tokens),
             sampling=self._sampling(wishes),
-            stop_ids=self._stop_ids(wishes),
+            stop_ids=self._stop_ids(wishes, guided=guide is not None),
             received_s=received_s,
             tenant=tenant,
             speculate=wishes.speculate is not False,
+            guide=guide and guide.copy(),
         )
 
     def new_tokens(self, prompt_tokens: int, asked: int | None) -> int:
@@ -172,10 +179,11 @@ class Intake:
                 vocab=self._model.vocab,
             )
 
-    def _stop_ids(self, wishes: Parameters) -> frozenset[int]:
+    def _stop_ids(self, wishes: Parameters, *, guided: bool) -> frozenset[int]:
+        """Behind an answer that is complete a guide allows nothing but its end."""
         asked = frozenset(wishes.stop_token_ids or ())
         self._refuse_above_vocab("stop_token_ids", max(asked, default=0), self._model.vocab - 1)
-        return asked if wishes.ignore_eos else asked | self._eos_ids
+        return asked if wishes.ignore_eos and not guided else asked | self._eos_ids
 
     def _sampling(self, wishes: Parameters) -> Sampling:
         penalty = 1.0 if wishes.repetition_penalty is None else wishes.repetition_penalty

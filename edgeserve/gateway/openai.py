@@ -29,6 +29,7 @@ from edgeserve.gateway.documented import (
     documented,
     object_with,
 )
+from edgeserve.gateway.guide import TokenGuide
 from edgeserve.gateway.intake import Dialect, Intake
 from edgeserve.gateway.native import STATUS_GONE
 from edgeserve.gateway.openai_answer import Chats, Completions, Form, Reply
@@ -119,7 +120,10 @@ class OpenAI:
             for _ in range(asked.count)
         ]
         form = Completions(self._parts.tokenizer, echoes, logprobs=asked.logprobs is not None)
-        orders = self._orders(self._completions, prompts, asked, received_s, _tenant(request))
+        guide = await self._guide(asked)
+        orders = self._orders(
+            self._completions, prompts, asked, received_s, tenant=_tenant(request), guide=guide
+        )
         return await self._answer(request, asked, form, orders)
 
     async def chat(self, request: Request) -> Response:
@@ -130,7 +134,10 @@ class OpenAI:
         text = await self._conversation(asked)
         prompt = await self._chats.encode(text, framed=False)
         form = Chats(self._parts.tokenizer, logprobs=bool(asked.logprobs))
-        orders = self._orders(self._chats, [prompt], asked, received_s, _tenant(request))
+        guide = await self._guide(asked)
+        orders = self._orders(
+            self._chats, [prompt], asked, received_s, tenant=_tenant(request), guide=guide
+        )
         return await self._answer(request, asked, form, orders)
 
     async def _answer(
@@ -170,16 +177,27 @@ class OpenAI:
         prompts: Sequence[Sequence[int]],
         asked: OpenAIRequest,
         received_s: float,
+        *,
         tenant: str,
+        guide: TokenGuide | None,
     ) -> list[list[Order]]:
         """For each prompt as many as it gets answers."""
         return [
             [
-                intake.order(prompt, asked.wishes(answer), received_s, tenant)
+                intake.order(prompt, asked.wishes(answer), received_s, tenant, guide)
                 for answer in range(asked.count)
             ]
             for prompt in prompts
         ]
+
+    async def _guide(self, asked: OpenAIRequest) -> TokenGuide | None:
+        """What the answers are held to; each gets a copy."""
+        form = asked.response_format
+        if form is None or form.type == "text":
+            return None
+        if form.json_schema is None:
+            return await self._parts.guides.json_object()
+        return await self._parts.guides.json_schema(form.json_schema.schema_)
 
     async def _tokens(self, prompt: str | list[int]) -> Sequence[int]:
         return prompt if isinstance(prompt, list) else await self._completions.encode(prompt)

@@ -39,7 +39,6 @@ NOT_YET = ("presence_penalty", "logit_bias")
 NOT_SERVED: Mapping[str, tuple[Any, ...]] = {
     "best_of": (None, 1),
     "suffix": (None, ""),
-    "response_format": (None, {"type": "text"}),
     "tools": (None, []),
     "tool_choice": (None, "none", "auto"),
     "parallel_tool_calls": (None, True, False),
@@ -115,6 +114,24 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = None
 
 
+class JsonSchema(BaseModel):
+    """`strict` or not, the answer is held to the schema. The schema is llguidance's to read."""
+
+    model_config = STRICT
+
+    name: str = Field(min_length=1, max_length=64)
+    description: str | None = None
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(BaseModel):
+    model_config = STRICT
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
 class Message(BaseModel):
     """An answer of ours can be sent back as it came, nulls included."""
 
@@ -160,6 +177,11 @@ class OpenAIRequest(Parameters):
         description=f"an object of at most {BIASES_MAX} token ids, each with a number from -100 to "
         "100",
     )
+    response_format: ResponseFormat | None = Field(
+        None,
+        description='an object such as {"type": "json_object"}: type is text, json_object, or '
+        "json_schema with a json_schema of a name and a schema",
+    )
     timing: bool | None = Field(None, description="true or false")
     user: Any = Field(None, description="anything: it is not read")
 
@@ -189,6 +211,12 @@ class OpenAIRequest(Parameters):
             yield f"max_tokens is {one}, but max_completion_tokens is {other}: give one of them"
         if self.stream_options is not None and not self.stream:
             yield "stream_options is given, but stream is not true: leave it out"
+        form = self.response_format
+        if form is not None and (form.type == "json_schema") != (form.json_schema is not None):
+            yield (
+                f"response_format.type is {form.type}, but json_schema is "
+                f"{'given' if form.json_schema else 'missing'}: give both, or neither"
+            )
         for name in (*NOT_YET, self.ALTERNATIVES):
             value = getattr(self, name)
             if value:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from edgeserve.clock import Clock
 from edgeserve.gateway.chat_template import ChatTemplate
+from edgeserve.gateway.guide import Guides
 from edgeserve.gateway.loop_lag import LoopLag
 from edgeserve.gateway.tokenizer import Tokenizer
 from edgeserve.pipeline.generation import Engine
@@ -44,6 +46,11 @@ class GatewayParts:
     def eos_ids(self) -> frozenset[int]:
         """As the model's own configuration has them, or else its tokenizer's."""
         return self.model.eos_ids or self.tokenizer.eos_ids
+
+    @cached_property
+    def guides(self) -> Guides:
+        """What holds answers to a grammar."""
+        return Guides(self.tokenizer, self.eos_ids, self.model.vocab)
 
     def notes(self) -> dict[str, str]:
         """What has to be said beside every answer: whatever makes it mean less than it seems."""

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from numpy.random import Philox
 from torch import Tensor
@@ -37,6 +38,13 @@ class SampleRow:
     """Token ids; needed only if `sampling.needs_history`."""
     generated: Sequence[int] = ()
     """All behind the prompt so far, if the prompt is needed."""
+    allowed: bytes = b""
+    """A bit for each token that may be chosen, the lowest of each byte first; empty if any may."""
+
+    @property
+    def takes_most_likely(self) -> bool:
+        """Whether the choice is the most likely token of the logits as the model has them."""
+        return self.sampling.takes_most_likely and not self.allowed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +77,7 @@ def sample(chosen_N2: Tensor, logits_NV: Tensor, rows: Sequence[SampleRow]) -> T
     done.
     """
     for index, row in enumerate(rows):
-        if not row.sampling.takes_most_likely:
+        if not row.takes_most_likely:
             logits_1V = logits_NV[index : index + 1]
             token_11 = _choose_one(logits_1V[0], row).view(1, 1)
             chosen_N2[index] = _with_logprobs(logits_1V, token_11)[0]
@@ -87,10 +95,12 @@ def choices(results_N2P: Tensor, rows: Sequence[SampleRow]) -> list[Choice]:
 
 
 def filter_logits(logits_V: Tensor, row: SampleRow) -> Tensor:
-    """Biased, penalised, tempered, and minus infinity for what may not be chosen; the order is that
-    of `Sampling`.
+    """Biased, penalised, tempered, and minus infinity for what may not be chosen: first of all for
+    what the row does not allow, then in the order of `Sampling`.
     """
     sampling = row.sampling
+    if row.allowed:
+        logits_V = logits_V.masked_fill(~_allowed(logits_V, row.allowed), -math.inf)
     logits_V = _penalised(logits_V, row)
     if sampling.temperature > 0:
         logits_V = logits_V / max(sampling.temperature, TEMPERATURE_MIN)
@@ -143,6 +153,14 @@ def _choose_one(logits_V: Tensor, row: SampleRow) -> Tensor:
     token = torch.searchsorted(cumulative_V, drawn_1, right=True)
     # Only NaN gets beyond the end; it is reported with the results, not by a crashed device.
     return token[0].clamp(max=len(logits_V) - 1)
+
+
+def _allowed(logits_V: Tensor, allowed: bytes) -> Tensor:
+    """Those beyond its end are not: a vocabulary may have rows for padding."""
+    bits = np.unpackbits(
+        np.frombuffer(allowed, dtype=np.uint8), count=len(logits_V), bitorder="little"
+    )
+    return _on_device_of(logits_V, torch.from_numpy(bits.view(np.bool_)))
 
 
 def _penalised(logits_V: Tensor, row: SampleRow) -> Tensor:

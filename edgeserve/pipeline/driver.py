@@ -41,7 +41,7 @@ from edgeserve.schedule.scheduler import Scheduler
 from edgeserve.timing.hop import Lap
 from edgeserve.timing.ledger import Ledger, StageLabel
 from edgeserve.timing.observer import Observer, Step
-from edgeserve.wire.codec import encode_head
+from edgeserve.wire.codec import encode_head, encode_masks
 from edgeserve.wire.frame import Failure, Open, Sampled
 
 Arrival = Token | Ended | EdgeserveError
@@ -170,8 +170,10 @@ class Driver:
 
     def _job(self, order: Order, ledger: Ledger, generation: Generation) -> Job:
         tokens = list(order.prompt)
-        # A penalty depends on the tokens before, which for drafts the last stage does not know.
-        can_draft = self._drafts != 0 and order.speculate and not order.sampling.needs_history
+        # A penalty depends on the tokens before, which for drafts the last stage does not know, and
+        # so does a guide's mask.
+        depends = order.sampling.needs_history or order.guide is not None
+        can_draft = self._drafts != 0 and order.speculate and not depends
         return Job(
             order=order,
             tokens=tokens,
@@ -208,17 +210,20 @@ class Driver:
         assert self._relay is not None, "the scheduler sends nothing while a stage is lost"
         under_way = _UnderWay(micro_batch=micro_batch, ordered_s=now_s, ready_s={}, drafts={})
         token_ids: list[int] = []
+        masks: dict[int, bytes] = {}
         for segment in micro_batch.segments:
             job = self._jobs[segment.sequence]
             token_ids += job.token_ids(segment)
             if segment.samples > 1:
                 under_way.drafts[segment.sequence] = job.drafts(segment)
+            if mask := job.mask(segment):
+                masks[segment.sequence] = mask
             under_way.ready_s[segment.sequence] = job.ready_s
             job.ready_s = now_s  # a prompt's next chunk could follow at once
         self._under_way[micro_batch.frame] = under_way
         head = encode_head(micro_batch, [self._open(opening) for opening in micro_batch.open])
         payload = pack_token_ids(token_ids)
-        self._relay.send(micro_batch.frame, micro_batch.tokens, head, payload)
+        self._relay.send(micro_batch.frame, micro_batch.tokens, head, payload, encode_masks(masks))
 
     def _open(self, opening: Opening) -> Open:
         order = self._jobs[opening.sequence].order
@@ -247,7 +252,12 @@ class Driver:
             job = self._jobs.get(number)
             if job is None:  # cancelled meanwhile
                 continue
-            new = job.sampled(sequence, under_way.drafts.get(number, ()), now_s)
+            try:
+                new = job.sampled(sequence, under_way.drafts.get(number, ()), now_s)
+            except EdgeserveError as error:
+                self._end(number, error)
+                self._handle(Cancelled(sequence=number, at_s=now_s))
+                continue
             self._outgoing += [(job.generation, token) for token in new]
             news[number] = job.news(len(new))
         return news

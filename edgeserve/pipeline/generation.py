@@ -19,6 +19,20 @@ from edgeserve.timing.ledger import Ledger
 from edgeserve.timing.observer import Observer
 
 
+class Guide(Protocol):
+    """Which tokens may come next in one answer. `gateway/guide.py` has the real one."""
+
+    def mask(self) -> bytes:
+        """A bit for each token of the vocabulary, set if it may come next; the lowest of each byte
+        comes first. Tokens beyond its end may not come.
+        """
+        ...
+
+    def advance(self, token: int) -> None:
+        """The answer goes on with `token`. Raises EdgeserveError if then nothing may come."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Order:
     """A request that was checked and tokenized."""
@@ -34,6 +48,8 @@ class Order:
     """Whose request it is: pages of prompts are shared among the requests of one tenant only."""
     speculate: bool = True
     """Whether drafted tokens may be tried for it."""
+    guide: Guide | None = None
+    """What the answer is held to. It follows the answer, so each order has its own."""
 
 
 class Token(NamedTuple):

@@ -41,15 +41,24 @@ class Job:
         count = max(0, segment.samples - 1)
         return self.drafter.proposal[:count] if self.drafter and count else []
 
+    def mask(self, segment: Segment) -> bytes:
+        """Of the tokens that may come behind the segment; empty if all may."""
+        guide = self.order.guide
+        return guide.mask() if guide is not None and segment.samples else b""
+
     def sampled(self, found: Sequence[Sampled], drafts: Sequence[int], now_s: float) -> list[Token]:
         """The new tokens: what was sampled behind the newest one, and behind each draft that came
         true.
+
+        Raises EdgeserveError if the order's guide knows no way on.
         """
         stop_ids = self.order.stop_ids
         count = accepted([each.token for each in found], drafts, stop_ids)
         new = [Token(each.token, each.logprob, each.top) for each in found[:count]]
         self.tokens += [each.token for each in new]
         self.ready_s = now_s
+        if self.order.guide is not None and self.tokens[-1] not in stop_ids:
+            self.order.guide.advance(self.tokens[-1])
         if self.drafter is not None:
             self.drafter.tried(len(drafts), count - 1)
             self.drafter.propose(self._tokens_left - 1)

@@ -42,6 +42,8 @@ class _Frame:
     number: int
     tokens: int
     head: bytes
+    masks: bytes
+    """For the last stage alone: they are larger than all else that a decode carries."""
     hops: list[Hop] = field(default_factory=list)
 
 
@@ -100,9 +102,11 @@ class Relay:
             self._tasks.append(asyncio.create_task(self._guarded(link, self._read_all(link))))
         self._tasks.append(asyncio.create_task(self._watch()))
 
-    def send(self, number: int, tokens: int, head: bytes, payload: bytes) -> None:
+    def send(
+        self, number: int, tokens: int, head: bytes, payload: bytes, masks: bytes = b""
+    ) -> None:
         """Orders a frame into stage 0. Returns at once."""
-        frame = _Frame(number=number, tokens=tokens, head=head)
+        frame = _Frame(number=number, tokens=tokens, head=head, masks=masks)
         self._outbox.put_nowait((frame, payload))
 
     async def close(self) -> None:
@@ -130,7 +134,8 @@ class Relay:
                 await self._write(link, *ordered)
 
     async def _write(self, link: StageLink, frame: _Frame, payload: bytes) -> None:
-        message = with_payload(frame.head, payload)
+        head = frame.head + frame.masks if link is self.links[-1] else frame.head
+        message = with_payload(head, payload)
         link.under_way[frame.number] = (frame, self._clock.now_s())
         await link.stream.send(message)
 

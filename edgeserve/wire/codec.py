@@ -8,7 +8,7 @@ protos/edgeserve/v1/worker.proto.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from google.protobuf.message import DecodeError
 
@@ -43,6 +43,13 @@ def encode_head(micro_batch: MicroBatch, opens: Sequence[Open]) -> bytes:
     ).SerializeToString()
 
 
+def encode_masks(masks: Mapping[int, bytes]) -> bytes:
+    """What goes behind the head of a frame for the stage that samples, by sequence."""
+    return pb.Frame(
+        masks=[pb.Mask(sequence=number, allowed=mask) for number, mask in masks.items()]
+    ).SerializeToString()
+
+
 def with_payload(head: bytes, payload: bytes) -> bytes:
     """The whole message."""
     return b"".join((head, _PAYLOAD_TAG, _varint(len(payload)), payload))
@@ -71,6 +78,7 @@ def decode_frame(raw: bytes) -> Frame:
             for each in message.segments
         ),
         payload=message.payload,
+        masks={each.sequence: each.allowed for each in message.masks},
     )
 
 

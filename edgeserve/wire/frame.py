@@ -4,7 +4,8 @@ knows numbers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from edgeserve.families.sampling import Sampling
 from edgeserve.schedule.micro_batch import Segment
@@ -31,6 +32,10 @@ class Frame:
     payload: bytes
     """First stage: uint32 ids [tokens]. Others: hidden states [tokens, hidden]. Little-endian,
     packed.
+    """
+    masks: Mapping[int, bytes] = field(default_factory=dict)
+    """By sequence, on the last stage: a bit for each token that may come next. Without one any
+    may.
     """
 
     @property

@@ -61,6 +61,7 @@ class SequenceTable:
         for opened in frame.open:
             self._open[opened.sequence] = self._opened(opened)
         self._check_payload(frame)
+        self._check_masks(frame)
         return [self._checked(segment) for segment in frame.segments]
 
     def __len__(self) -> int:
@@ -94,6 +95,20 @@ class SequenceTable:
                 "stage needs "
                 f"{tokens * token_bytes}"
             )
+
+    def _check_masks(self, frame: Frame) -> None:
+        """Each is of one token that is sampled, and allows one that is there."""
+        sampled_once = {each.sequence for each in frame.segments if each.samples == 1}
+        for number, mask in frame.masks.items():
+            if number not in sampled_once:
+                raise WireError(
+                    f"sequence {number} has a mask, but is not sampled once in frame {frame.frame}"
+                )
+            if not int.from_bytes(mask, "little") & ((1 << self.spec.vocab) - 1):
+                raise WireError(
+                    f"sequence {number}: its mask of {len(mask)} bytes allows none of the "
+                    f"{self.spec.vocab} tokens of the vocabulary"
+                )
 
     def _checked(self, segment: Segment) -> OpenSequence:
         sequence = self._open.get(segment.sequence)

@@ -155,7 +155,13 @@ def _asked(frame: Frame, sequences: Sequence[OpenSequence]) -> list[Asked]:
             row=end - segment.end_position + position - 1,
             number=segment.sequence,
             sequence=sequence,
-            sample=SampleRow(sequence.sampling, position, sequence.prompt, sequence.generated),
+            sample=SampleRow(
+                sequence.sampling,
+                position,
+                sequence.prompt,
+                sequence.generated,
+                frame.masks.get(segment.sequence, b""),
+            ),
         )
         for segment, sequence, end in zip(frame.segments, sequences, ends, strict=True)
         for position in segment.sampled_positions

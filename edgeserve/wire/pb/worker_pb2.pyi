@@ -182,19 +182,29 @@ class Segment(_message.Message):
     samples: int
     def __init__(self, sequence: _Optional[int] = ..., first_position: _Optional[int] = ..., tokens: _Optional[int] = ..., samples: _Optional[int] = ...) -> None: ...
 
+class Mask(_message.Message):
+    __slots__ = ("sequence", "allowed")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    ALLOWED_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    allowed: bytes
+    def __init__(self, sequence: _Optional[int] = ..., allowed: _Optional[bytes] = ...) -> None: ...
+
 class Frame(_message.Message):
-    __slots__ = ("frame", "close", "open", "segments", "payload")
+    __slots__ = ("frame", "close", "open", "segments", "masks", "payload")
     FRAME_FIELD_NUMBER: _ClassVar[int]
     CLOSE_FIELD_NUMBER: _ClassVar[int]
     OPEN_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    MASKS_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     frame: int
     close: _containers.RepeatedScalarFieldContainer[int]
     open: _containers.RepeatedCompositeFieldContainer[Open]
     segments: _containers.RepeatedCompositeFieldContainer[Segment]
+    masks: _containers.RepeatedCompositeFieldContainer[Mask]
     payload: bytes
-    def __init__(self, frame: _Optional[int] = ..., close: _Optional[_Iterable[int]] = ..., open: _Optional[_Iterable[_Union[Open, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., payload: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, frame: _Optional[int] = ..., close: _Optional[_Iterable[int]] = ..., open: _Optional[_Iterable[_Union[Open, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., masks: _Optional[_Iterable[_Union[Mask, _Mapping]]] = ..., payload: _Optional[bytes] = ...) -> None: ...
 
 class Sampled(_message.Message):
     __slots__ = ("sequence", "token", "logprob", "top")

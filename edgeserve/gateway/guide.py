@@ -1,0 +1,172 @@
+"""What an answer may be, and from that which tokens may come next: constrained answers.
+
+A grammar is compiled once for a request, and each of its answers gets a `TokenGuide`: it follows
+the answer token by token, and has for the next one a bit for each token of the vocabulary. Where
+the grammar allows no more text, it allows the tokens alone that end one.
+
+Grammars are llguidance's, and so is what they can say: JSON schemas, regular expressions, and its
+dialect of Lark, in which `%json {...}` may stand for a schema. They come from clients, so that text
+is bounded here, and the work behind it by llguidance's own limits; what exceeds them is refused.
+
+What this module refuses to know: requests, and how a token is chosen among those that may come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from edgeserve.errors import EdgeserveError, Unprocessable
+from edgeserve.gateway.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+GRAMMAR_BYTES_MAX = 2**17
+"""OpenAI reads schemas with 120,000 characters of names and values."""
+SAID_CHARACTERS_MAX = 240  # of what llguidance says of a grammar: a sentence, and where
+COMPILED_AT_ONCE = 2
+NO_WHITESPACE = {"whitespace_flexible": False}
+"""Between the tokens of JSON: a model that may write spaces for ever will."""
+ANY_OBJECT = {"type": "object"}
+
+
+class Guides:
+    """Makes guides for one model, whose logits have `vocab` numbers."""
+
+    def __init__(self, tokenizer: Tokenizer, eos_ids: frozenset[int], vocab: int) -> None:
+        self._tokenizer = tokenizer
+        self._eos_ids = eos_ids
+        self._vocab = vocab
+        self._threads = asyncio.Semaphore(COMPILED_AT_ONCE)
+
+    async def json_object(self) -> TokenGuide:
+        """Any object."""
+        return await self.json_schema(ANY_OBJECT)
+
+    async def json_schema(self, schema: Mapping[str, Any]) -> TokenGuide:
+        return await self._compiled("grammar_from_json_schema", json.dumps(schema))
+
+    async def regex(self, pattern: str) -> TokenGuide:
+        """The whole answer matches `pattern`, in the dialect of Rust's regex."""
+        return await self._compiled("grammar_from_regex", pattern)
+
+    async def lark(self, text: str) -> TokenGuide:
+        return await self._compiled("grammar_from_lark", text)
+
+    async def _compiled(self, compiler: str, text: str) -> TokenGuide:
+        """Raises Unprocessable with what is wrong with it. In a thread: the limits allow a second
+        of work, and all of it is done without holding the interpreter.
+        """
+        size = len(text.encode())
+        if size > GRAMMAR_BYTES_MAX:
+            raise Unprocessable(
+                f"the grammar has {size} bytes; at most {GRAMMAR_BYTES_MAX} are read: ask for less"
+            )
+        if not self._eos_ids:
+            raise Unprocessable(
+                "this model has no token that ends a text, so it cannot end an answer that is "
+                "complete: leave the grammar out, or serve a model whose files name an eos token"
+            )
+        async with self._threads:
+            return await asyncio.to_thread(self._compile, compiler, text)
+
+    def _compile(self, compiler: str, text: str) -> TokenGuide:
+        from llguidance import LLMatcher
+
+        options = {"overrides": NO_WHITESPACE} if compiler == "grammar_from_json_schema" else {}
+        try:
+            grammar = getattr(LLMatcher, compiler)(text, **options)
+        except ValueError as error:  # no JSON that it reads, such as one that is nested too deeply
+            raise _refused(str(error)) from None
+        matcher = LLMatcher(self._ll_tokenizer, grammar, log_level=0, limits=self._limits)
+        if matcher.is_error():
+            raise _refused(matcher.get_error())
+        return TokenGuide(matcher)
+
+    @cached_property
+    def _ll_tokenizer(self) -> LLTokenizer:
+        from llguidance import LLTokenizer, TokenizerWrapper
+
+        words = _Words(self._tokenizer, self._eos_ids, self._vocab)
+        return LLTokenizer(TokenizerWrapper(words), eos_token=sorted(self._eos_ids))
+
+    @cached_property
+    def _limits(self) -> LLParserLimits:
+        """The defaults, but for one: its errors show no state of the parser."""
+        from llguidance import LLParserLimits
+
+        return LLParserLimits(verbose_errors=False)
+
+
+class TokenGuide:
+    """Where in the grammar an answer is. A `pipeline.generation.Guide`."""
+
+    def __init__(self, matcher: LLMatcher) -> None:
+        self._matcher = matcher
+        self._mask = self._next_mask()
+
+    def copy(self) -> TokenGuide:
+        """For another answer, that begins where this one is."""
+        return TokenGuide(self._matcher.deep_copy())
+
+    def mask(self) -> bytes:
+        """A bit for each token, set if it may come next; the lowest of each byte comes first."""
+        return self._mask
+
+    def advance(self, token: int) -> None:
+        """The answer goes on with `token`. Raises EdgeserveError if it cannot, and Unprocessable if
+        nothing can come behind it.
+        """
+        if not self._matcher.consume_token(token):
+            raise EdgeserveError(
+                f"token {token} was chosen, which the grammar forbids; send the request again, and "
+                "report this fault of edgeserve"
+            )
+        self._mask = self._next_mask()
+
+    def _next_mask(self) -> bytes:
+        """Computed with the token before, so that a grammar without a way on is found out there."""
+        mask = self._matcher.compute_bitmask()
+        if self._matcher.is_error():
+            raise _refused(self._matcher.get_error())
+        if self._matcher.is_stopped() and not self._matcher.is_accepting():
+            raise _refused("no text matches it, or none that begins as this answer does")
+        return mask
+
+
+class _Words:
+    """A vocabulary as llguidance reads it. Tokens without bytes are never allowed, and so are those
+    that logits have no number for.
+    """
+
+    bos_token_id = None
+
+    def __init__(self, tokenizer: Tokenizer, eos_ids: frozenset[int], vocab: int) -> None:
+        self._tokenizer = tokenizer
+        ids = range(min(tokenizer.vocab_size, vocab))
+        self.eos_token_id = min(eos_ids)
+        self.special_token_ids = [i for i in ids if tokenizer.is_special(i) or i in eos_ids]
+        self.tokens = _once([tokenizer.token_bytes(i) for i in ids])
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        """Asked for only where text is forced; a mask is computed from the tokens' bytes."""
+        return self._tokenizer.encode_bare(text if isinstance(text, str) else text.decode())
+
+
+def _once(tokens: Sequence[bytes]) -> list[bytes]:
+    """Of those with the same bytes the last one: llguidance knows one of them only. Sentencepiece's
+    vocabularies begin with a token for each byte, and a model writes those that come later.
+    """
+    last = {word: i for i, word in enumerate(tokens)}
+    return [word if last[word] == i else b"" for i, word in enumerate(tokens)]
+
+
+def _refused(why: str) -> Unprocessable:
+    first = " ".join(why.split())
+    if len(first) > SAID_CHARACTERS_MAX:
+        first = first[: SAID_CHARACTERS_MAX - 3] + "..."
+    return Unprocessable(f"the grammar cannot be followed: {first}; change the schema or grammar")
