@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+BIASES_MAX = 300
+"""OpenAI's bound, too."""
 SEED_MAX = 2**64 - 1
 """Seeds are the 64-bit key of a counter-based generator."""
 PENALTY_MAX = 2.0
@@ -40,7 +42,7 @@ class Sampling:
     """From -2 to 2: taken from a token's logit for each time that it was generated."""
     logit_bias: tuple[tuple[int, float], ...] = ()
     """Token ids, and what is added to their logits: from -100, which bans, to 100, which leaves no
-    other. At most 300, each once.
+    other. At most `BIASES_MAX`, each once.
     """
     seed: int = 0
     top_logprobs: int = 0

@@ -29,8 +29,11 @@ GRAMMAR_BYTES_MAX = 2**17
 """OpenAI reads schemas with 120,000 characters of names and values."""
 SAID_CHARACTERS_MAX = 240  # of what llguidance says of a grammar: a sentence, and where
 COMPILED_AT_ONCE = 2
-NO_WHITESPACE = {"whitespace_flexible": False}
-"""Between the tokens of JSON: a model that may write spaces for ever will."""
+FREELY_SPELT = '%llguidance {"no_forcing": true}\n'
+"""Text that is forced may come in any tokens that spell it. llguidance would ask the tokenizer for
+them: on the pipeline's thread, and one that puts a space before every text."""
+NO_WHITESPACE = {"x-guidance": {"whitespace_flexible": False}}
+"""Between the parts of JSON: a model that may write spaces for ever will."""
 ANY_OBJECT = {"type": "object"}
 
 
@@ -48,18 +51,15 @@ class Guides:
         return await self.json_schema(ANY_OBJECT)
 
     async def json_schema(self, schema: Mapping[str, Any]) -> TokenGuide:
-        return await self._compiled("grammar_from_json_schema", json.dumps(schema))
+        return await self.lark(f"start: {json_rule(schema)}")
 
     async def regex(self, pattern: str) -> TokenGuide:
-        """The whole answer matches `pattern`, in the dialect of Rust's regex."""
-        return await self._compiled("grammar_from_regex", pattern)
+        """The whole answer matches `pattern`: Rust's dialect, whose digits are 0 to 9 here."""
+        return await self.lark(await asyncio.to_thread(_regex_rule, pattern))
 
     async def lark(self, text: str) -> TokenGuide:
-        return await self._compiled("grammar_from_lark", text)
-
-    async def _compiled(self, compiler: str, text: str) -> TokenGuide:
-        """Raises Unprocessable with what is wrong with it. In a thread: the limits allow a second
-        of work, and all of it is done without holding the interpreter.
+        """Raises Unprocessable with what is wrong with it. Compiled in a thread: the limits allow a
+        second of work, and all of it is done without holding the interpreter.
         """
         size = len(text.encode())
         if size > GRAMMAR_BYTES_MAX:
@@ -72,16 +72,12 @@ class Guides:
                 "complete: leave the grammar out, or serve a model whose files name an eos token"
             )
         async with self._threads:
-            return await asyncio.to_thread(self._compile, compiler, text)
+            return await asyncio.to_thread(self._compile, text)
 
-    def _compile(self, compiler: str, text: str) -> TokenGuide:
+    def _compile(self, text: str) -> TokenGuide:
         from llguidance import LLMatcher
 
-        options = {"overrides": NO_WHITESPACE} if compiler == "grammar_from_json_schema" else {}
-        try:
-            grammar = getattr(LLMatcher, compiler)(text, **options)
-        except ValueError as error:  # no JSON that it reads, such as one that is nested too deeply
-            raise _refused(str(error)) from None
+        grammar = LLMatcher.grammar_from_lark(FREELY_SPELT + text)
         matcher = LLMatcher(self._ll_tokenizer, grammar, log_level=0, limits=self._limits)
         if matcher.is_error():
             raise _refused(matcher.get_error())
@@ -146,15 +142,25 @@ class _Words:
     bos_token_id = None
 
     def __init__(self, tokenizer: Tokenizer, eos_ids: frozenset[int], vocab: int) -> None:
-        self._tokenizer = tokenizer
         ids = range(min(tokenizer.vocab_size, vocab))
         self.eos_token_id = min(eos_ids)
         self.special_token_ids = [i for i in ids if tokenizer.is_special(i) or i in eos_ids]
         self.tokens = _once([tokenizer.token_bytes(i) for i in ids])
 
-    def __call__(self, text: str | bytes) -> list[int]:
-        """Asked for only where text is forced; a mask is computed from the tokens' bytes."""
-        return self._tokenizer.encode_bare(text if isinstance(text, str) else text.decode())
+    def __call__(self, _text: str | bytes) -> list[int]:
+        """Asked for where text is forced in certain tokens, which `FREELY_SPELT` does without."""
+        return []
+
+
+def _regex_rule(pattern: str) -> str:
+    from llguidance import regex_to_lark
+
+    return f"start: /{regex_to_lark(pattern, use_ascii='d')}/"
+
+
+def json_rule(schema: Mapping[str, Any]) -> str:
+    """A schema, as it stands in a grammar in Lark's dialect."""
+    return f"%json {json.dumps({**schema, **NO_WHITESPACE})}"
 
 
 def _once(tokens: Sequence[bytes]) -> list[bytes]:

@@ -66,6 +66,7 @@ class Ask:
 class Intake:
     def __init__(self, parts: GatewayParts, dialect: Dialect = NATIVE) -> None:
         self._model = parts.model
+        self._guides = parts.guides
         self._eos_ids = parts.eos_ids
         self._tokenizer = parts.tokenizer
         self._dialect = dialect
@@ -75,7 +76,7 @@ class Intake:
         """Raises Unprocessable if it could never be served here."""
         wishes = request.wishes
         prompt = await self.encode(request.inputs, wishes.truncate)
-        order = self.order(prompt, wishes, received_s, tenant)
+        order = self.order(prompt, wishes, received_s, tenant, await self._guide(wishes))
         return Ask(
             order=order,
             stop=tuple(wishes.stop or ()),
@@ -83,6 +84,12 @@ class Intake:
             full_text_prefix=request.inputs if wishes.return_full_text else "",
             details=bool(wishes.details),
         )
+
+    async def _guide(self, wishes: Parameters) -> TokenGuide | None:
+        if wishes.grammar is None:
+            return None
+        kind, value = wishes.grammar["type"], wishes.grammar["value"]
+        return await (self._guides.regex if kind == "regex" else self._guides.json_schema)(value)
 
     async def encode(
         self, text: str, truncate: int | None = None, *, framed: bool = True
@@ -189,6 +196,8 @@ class Intake:
         penalty = 1.0 if wishes.repetition_penalty is None else wishes.repetition_penalty
         top_k = wishes.top_k or 0
         self._refuse_above_vocab("top_k", top_k, self._model.vocab)
+        biases = {int(token): bias for token, bias in (wishes.logit_bias or {}).items()}
+        self._refuse_above_vocab("logit_bias", max(biases, default=0), self._model.vocab - 1)
         if wishes.do_sample and wishes.temperature == 0:
             raise Unprocessable(
                 "parameters.do_sample is true, but temperature 0 always takes the most likely "
@@ -197,6 +206,8 @@ class Intake:
         sampling = Sampling(
             repetition_penalty=penalty,
             frequency_penalty=wishes.frequency_penalty or 0.0,
+            presence_penalty=wishes.presence_penalty or 0.0,
+            logit_bias=tuple(biases.items()),
             top_logprobs=wishes.top_n_tokens or 0,
         )
         if not (wishes.do_sample or wishes.temperature):

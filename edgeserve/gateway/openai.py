@@ -119,7 +119,7 @@ class OpenAI:
             for each in asked.prompt
             for _ in range(asked.count)
         ]
-        form = Completions(self._parts.tokenizer, echoes, logprobs=asked.logprobs is not None)
+        form = Completions(self._parts.tokenizer, echoes, logprobs=asked.logprobs)
         guide = await self._guide(asked)
         orders = self._orders(
             self._completions, prompts, asked, received_s, tenant=_tenant(request), guide=guide

@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Sequence
 from functools import partial
 from itertools import accumulate
+from operator import itemgetter
 from typing import Any, Protocol
 
 from edgeserve.clock import unix_ns
@@ -128,7 +129,9 @@ class Completions:
     prefix = "cmpl-"
     whole = chunk = "text_completion"
 
-    def __init__(self, tokenizer: Tokenizer, echoes: Sequence[str], *, logprobs: bool) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, echoes: Sequence[str], *, logprobs: int | None
+    ) -> None:
         self._tokenizer = tokenizer
         self._echoes = echoes
         self._logprobs = logprobs
@@ -142,7 +145,7 @@ class Completions:
         return {"text": echo + piece.text, "logprobs": self._shown(run, [piece])}
 
     def _shown(self, run: Run, newest: Sequence[Piece]) -> dict[str, Any] | None:
-        if not self._logprobs:
+        if self._logprobs is None:
             return None
         start = len(run.answer.text) - sum(len(piece.text) for piece in newest)
         offsets = accumulate((len(piece.text) for piece in newest), initial=start)
@@ -150,9 +153,19 @@ class Completions:
         return {
             "tokens": [_token_text(self._tokenizer, piece) for piece, _ in told],
             "token_logprobs": [_finite(piece.logprob) for piece, _ in told],
-            "top_logprobs": None,
+            "top_logprobs": [self._likeliest(piece) for piece, _ in told]
+            if self._logprobs
+            else None,
             "text_offset": [at for _, at in told],
         }
+
+    def _likeliest(self, piece: Piece) -> dict[str, float]:
+        """By their text, and the chosen one among them. Of several with one text, such as parts of
+        characters, it is the one that is told, or else the likeliest.
+        """
+        told = (*reversed(piece.top), piece)
+        found = {_token_text(self._tokenizer, each): _finite(each.logprob) for each in told}
+        return dict(sorted(found.items(), key=itemgetter(1), reverse=True))
 
 
 class Chats:
@@ -179,11 +192,14 @@ class Chats:
         return {"content": [self._entry(piece) for piece in newest if _is_told(run, piece)]}
 
     def _entry(self, piece: Piece) -> dict[str, Any]:
+        likeliest = [self._told(each) for each in piece.top]
+        return {**self._told(piece), "top_logprobs": likeliest}
+
+    def _told(self, piece: Piece) -> dict[str, Any]:
         return {
             "token": _token_text(self._tokenizer, piece),
             "logprob": _finite(piece.logprob),
             "bytes": list(self._tokenizer.token_bytes(piece.token)),
-            "top_logprobs": [],
         }
 
 

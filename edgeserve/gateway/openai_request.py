@@ -10,7 +10,7 @@ What this module refuses to know: the model, its tokens and its chat template.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, WithJsonSchema
 
@@ -25,17 +25,15 @@ from edgeserve.gateway.refusal import (
     unknown,
     wrong,
 )
-from edgeserve.gateway.request import COUNT_MAX, STRICT, Parameters, StopString
+from edgeserve.gateway.request import COUNT_MAX, STRICT, Parameters, StopString, path
 
 CHOICES_MAX = 16  # OpenAI has 128; here each holds pages for its worst case
 MESSAGES_MAX = 2048
-BIASES_MAX = 1024
 NATIVE_ONLY = {
     "max_new_tokens", "do_sample", "truncate", "return_full_text", "details", "top_n_tokens",
+    "grammar",
 }  # fmt: skip
 """Names of `/generate` that OpenAI has other words for, or none."""
-NOT_YET = ("presence_penalty", "logit_bias")
-"""Parsed, and refused unless they ask for nothing. So is `OpenAIRequest.ALTERNATIVES`."""
 NOT_SERVED: Mapping[str, tuple[Any, ...]] = {
     "best_of": (None, 1),
     "suffix": (None, ""),
@@ -56,19 +54,10 @@ NOT_SERVED: Mapping[str, tuple[Any, ...]] = {
 
 _COUNT = "a whole number from 1, at most what the context leaves"
 _Stops = Annotated[list[StopString], Field(max_length=4, fail_fast=True)]
-_Bias = Annotated[float, Field(ge=-100, le=100)]
-_TokenKey = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 
 
 def _listed(stop: Any) -> Any:
     return [stop] if isinstance(stop, str) else stop
-
-
-def _few(biases: Any) -> Any:
-    """Before each is looked at: 2 MiB of them would be 2 MiB of problems."""
-    if isinstance(biases, dict) and len(biases) > BIASES_MAX:
-        raise ValueError
-    return biases
 
 
 def _prompts(value: Any) -> Any:
@@ -148,9 +137,6 @@ class Message(BaseModel):
 class OpenAIRequest(Parameters):
     """What both routes take. Each description finishes the sentence '... must be'."""
 
-    ALTERNATIVES: ClassVar[str]
-    """The field that asks for the logprobs of other tokens than the chosen ones."""
-
     model: str | None = Field(
         None, max_length=1024, description="a string that is, or ends in, the name in /v1/models"
     )
@@ -165,17 +151,6 @@ class OpenAIRequest(Parameters):
     stream: bool | None = Field(None, description="true or false")
     stream_options: StreamOptions | None = Field(
         None, description='an object such as {"include_usage": true}, or left out'
-    )
-    presence_penalty: float | None = Field(
-        None, ge=-2, le=2, description="a number from -2 to 2; 0 changes nothing"
-    )
-    frequency_penalty: float | None = Field(
-        None, ge=-2, le=2, description="a number from -2 to 2; 0 changes nothing"
-    )
-    logit_bias: Annotated[dict[_TokenKey, _Bias] | None, BeforeValidator(_few)] = Field(
-        None,
-        description=f"an object of at most {BIASES_MAX} token ids, each with a number from -100 to "
-        "100",
     )
     response_format: ResponseFormat | None = Field(
         None,
@@ -201,6 +176,7 @@ class OpenAIRequest(Parameters):
                 "max_new_tokens": self.max_completion_tokens or self.max_tokens,
                 "temperature": 1.0 if self.temperature is None else self.temperature,
                 "seed": seed,
+                "top_n_tokens": self.alternatives,
             }
         )
 
@@ -217,10 +193,6 @@ class OpenAIRequest(Parameters):
                 f"response_format.type is {form.type}, but json_schema is "
                 f"{'given' if form.json_schema else 'missing'}: give both, or neither"
             )
-        for name in (*NOT_YET, self.ALTERNATIVES):
-            value = getattr(self, name)
-            if value:
-                yield f"{name} is {shown(value)}, which is not supported yet: leave it out"
         yield from _too_many(self.answers, bool(self.timing))
 
     @property
@@ -228,10 +200,13 @@ class OpenAIRequest(Parameters):
         """How many answers the whole request gets."""
         return self.count
 
+    @property
+    def alternatives(self) -> int:
+        """How many of the likeliest tokens are told beside each chosen one."""
+        raise NotImplementedError
+
 
 class CompletionRequest(OpenAIRequest):
-    ALTERNATIVES: ClassVar[str] = "logprobs"
-
     prompt: Annotated[
         list[str | list[int]],
         BeforeValidator(_prompts),
@@ -256,6 +231,10 @@ class CompletionRequest(OpenAIRequest):
     def answers(self) -> int:
         return self.count * len(self.prompt)
 
+    @property
+    def alternatives(self) -> int:
+        return self.logprobs or 0
+
     def contradictions(self) -> Iterator[str]:
         yield from super().contradictions()
         if self.echo and self.logprobs is not None:
@@ -266,8 +245,6 @@ class CompletionRequest(OpenAIRequest):
 
 
 class ChatRequest(OpenAIRequest):
-    ALTERNATIVES: ClassVar[str] = "top_logprobs"
-
     messages: list[Message] = Field(
         min_length=1,
         max_length=MESSAGES_MAX,
@@ -285,6 +262,10 @@ class ChatRequest(OpenAIRequest):
         yield from super().contradictions()
         if self.top_logprobs and not self.logprobs:
             yield "top_logprobs is given, but logprobs is not true: leave it out"
+
+    @property
+    def alternatives(self) -> int:
+        return self.top_logprobs or 0
 
     def conversation(self) -> list[dict[str, str]]:
         """What a chat template is given."""
@@ -347,9 +328,12 @@ def _validated(kind: type[Kind], known: dict[str, Any]) -> tuple[Kind | None, li
 
 def _problem(kind: type[OpenAIRequest], error: Any) -> str:
     name, *places = error["loc"]
-    path = "".join(f"[{each}]" if isinstance(each, int) else f".{each}" for each in places)
     subject = f"{name} must" if places else "must"
-    return wrong(error, cut(f"{name}{path}"), f"{subject} be {kind.model_fields[name].description}")
+    return wrong(
+        error,
+        cut(f"{name}{path(tuple(places))}"),
+        f"{subject} be {kind.model_fields[name].description}",
+    )
 
 
 def _too_many(answers: int, timing: bool) -> Iterator[str]:

@@ -14,18 +14,25 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from edgeserve.errors import Unprocessable
-from edgeserve.families.sampling import PENALTY_MAX, SEED_MAX, TOP_LOGPROBS_MAX
-from edgeserve.gateway.refusal import not_supported, parse_json, sentence, shown, unknown, wrong
+from edgeserve.families.sampling import BIASES_MAX, PENALTY_MAX, SEED_MAX, TOP_LOGPROBS_MAX
+from edgeserve.gateway.refusal import (
+    cut,
+    not_supported,
+    parse_json,
+    sentence,
+    shown,
+    unknown,
+    wrong,
+)
 
 COUNT_MAX = 2**31 - 1
 NOT_SUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "best_of": (None, 1),
     "typical_p": (None,),
     "watermark": (None, False),
-    "grammar": (None,),
     "adapter_id": (None,),
     "decoder_input_details": (None, False),
 }
@@ -34,6 +41,27 @@ NOT_SUPPORTED: Mapping[str, tuple[Any, ...]] = {
 STRICT = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 _TokenId = Annotated[int, Field(ge=0, le=COUNT_MAX)]
+_TokenKey = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
+_Bias = Annotated[float, Field(ge=-100, le=100)]
+
+
+def _few(biases: Any) -> Any:
+    """Before each is looked at: 2 MiB of them would be 2 MiB of problems."""
+    if isinstance(biases, dict) and len(biases) > BIASES_MAX:
+        raise ValueError
+    return biases
+
+
+def _grammar(grammar: Any) -> Any:
+    match grammar:
+        case None:
+            return None
+        case {"type": "json", "value": dict(), **others} if not others:
+            return grammar
+        case {"type": "regex", "value": str(pattern), **others} if not others:
+            pattern.encode()  # half of a surrogate pair: a ValueError
+            return grammar
+    raise ValueError
 
 
 class Parameters(BaseModel):
@@ -69,6 +97,15 @@ class Parameters(BaseModel):
         None, ge=-PENALTY_MAX, le=PENALTY_MAX,
         description="a number from -2 to 2; 0 changes nothing",
     )  # fmt: skip
+    presence_penalty: float | None = Field(
+        None, ge=-PENALTY_MAX, le=PENALTY_MAX,
+        description="a number from -2 to 2; 0 changes nothing",
+    )  # fmt: skip
+    logit_bias: Annotated[dict[_TokenKey, _Bias] | None, BeforeValidator(_few)] = Field(
+        None,
+        description=f"an object of at most {BIASES_MAX} token ids, each with a number from -100 to "
+        "100",
+    )
     seed: int | None = Field(
         None, ge=0, le=SEED_MAX, description="a whole number from 0 to 2^64 - 1"
     )
@@ -99,6 +136,11 @@ class Parameters(BaseModel):
         None, ge=0, le=TOP_LOGPROBS_MAX,
         description="a whole number from 0 to 20: how many of the likeliest tokens to tell",
     )  # fmt: skip
+    grammar: Annotated[dict[str, Any] | None, BeforeValidator(_grammar)] = Field(
+        None,
+        description='an object such as {"type": "json", "value": {"type": "object"}}, whose value '
+        'is a JSON schema, or {"type": "regex", "value": "[0-9]+"}',
+    )
 
 
 class GenerateRequest(BaseModel):
@@ -166,14 +208,15 @@ def _validated(known: dict[str, Any]) -> tuple[GenerateRequest | None, list[str]
 
 
 def _problem(error: Any) -> str:
-    names, places = _path(error["loc"])
+    loc = error["loc"]
+    count = 2 if loc[0] == "parameters" else 1
+    names, places = loc[:count], path(loc[count:])
     model: type[BaseModel] = GenerateRequest if len(names) == 1 else Parameters
     subject = f"{names[-1]} must" if places else "must"
     allowed = model.model_fields[names[-1]].description
-    return wrong(error, ".".join(names) + places, f"{subject} be {allowed}")
+    return wrong(error, cut(".".join(names) + places), f"{subject} be {allowed}")
 
 
-def _path(loc: tuple[int | str, ...]) -> tuple[list[str], str]:
-    """The names of fields, and the place in a list such as '[2]'."""
-    names = [part for part in loc if isinstance(part, str)]
-    return names, "".join(f"[{part}]" for part in loc if isinstance(part, int))
+def path(places: tuple[int | str, ...]) -> str:
+    """Where in a field it is, such as '.5' or '[2]'."""
+    return "".join(f"[{each}]" if isinstance(each, int) else f".{each}" for each in places)

@@ -3,8 +3,9 @@
 It is for what lies around the computing. Wire, scheduler, gateway and probe meet a real cluster's
 cadence on any machine: its queues, its silence between two frames, its prompts that take longer
 than its tokens. It is no measurement of the card, and tells nothing of the model: hidden states are
-zeros, a token follows from the request's seed and the position alone, and never ends the text. The
-prompt is not looked at, and no weights are opened.
+zeros, a token follows from the request's seed and the position alone (and from its mask, where it
+has one, which alone may let it end the text). The prompt is not looked at, and no weights are
+opened.
 
 Whoever shows a figure that came of it says so: `Device.simulation` is the label, and travels with
 the worker's description.
@@ -15,6 +16,8 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from edgeserve.clock import Clock
 from edgeserve.families.folder import ModelSource, open_model
@@ -72,7 +75,12 @@ class PacedStage:
         return tuple(
             Sampled(
                 sequence=segment.sequence,
-                token=made_up_token(self.source, sequence.sampling.seed, position),
+                token=made_up_token(
+                    self.source,
+                    sequence.sampling.seed,
+                    position,
+                    frame.masks.get(segment.sequence, b""),
+                ),
                 logprob=0.0,
             )
             for segment, sequence in zip(frame.segments, sequences, strict=True)
@@ -135,12 +143,16 @@ def frame_work(spec: ModelSpec, stage: Stage, dtype: Dtype, segments: Sequence[S
     )
 
 
-def made_up_token(source: ModelSource, seed: int, position: int) -> int:
-    """The same after a replay and in any batch. From the second quarter of the vocabulary: bytes
-    and special tokens stand at its ends.
+def made_up_token(source: ModelSource, seed: int, position: int, allowed: bytes = b"") -> int:
+    """The same after a replay and in any batch. Any that a mask allows; without one from the second
+    quarter of the vocabulary: bytes and special tokens stand at its ends.
     """
     first, count = source.spec.vocab // 4, max(1, source.spec.vocab // 4)
     drawn = zlib.crc32(b"%d %d" % (seed, position))
+    if allowed:
+        bits = np.unpackbits(np.frombuffer(allowed, dtype=np.uint8), bitorder="little")
+        ids = np.flatnonzero(bits[: source.spec.vocab])
+        return int(ids[drawn % len(ids)])
     candidates = (first + (drawn + step) % count for step in range(count))
     return next((each for each in candidates if each not in source.eos_ids), first)
 

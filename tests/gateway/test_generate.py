@@ -237,6 +237,8 @@ async def test_an_order_holds_the_prompt_and_when_it_came(
         ({"repetition_penalty": 1.5}, Sampling(repetition_penalty=1.5)),
         ({"frequency_penalty": -2}, Sampling(frequency_penalty=-2.0)),
         ({"top_n_tokens": 20}, Sampling(top_logprobs=20)),
+        ({"presence_penalty": 1}, Sampling(presence_penalty=1.0)),
+        ({"logit_bias": {"7": -3, "299": 1}}, Sampling(logit_bias=((7, -3.0), (299, 1.0)))),
         ({"do_sample": True, "seed": 3}, Sampling(temperature=1.0, seed=3)),
         ({"temperature": 0.5, "seed": 0}, Sampling(temperature=0.5)),
         (

@@ -166,6 +166,38 @@ async def test_logprobs_are_of_the_tokens_that_are_text(
         assert [each for part in parts_of_it for each in part[key]] == whole[key]
 
 
+async def test_the_likeliest_tokens_are_told_and_the_chosen_one_among_them(
+    parts: GatewayParts, client_for: ClientFor
+) -> None:
+    class Unlikely(FakeEngine):
+        def _begin(self, order: Order) -> Any:
+            running = super()._begin(order)
+            top = ((120, -0.1), (0x82, -0.2), (0x83, -0.4))
+            running.generation.deliver(Token(token=104, logprob=-3.0, top=top))
+            return running
+
+    client = client_for(replace(parts, engine=Unlikely(parts.clock)))
+    broken = "\N{REPLACEMENT CHARACTER}"
+    whole = (await complete(client, logprobs=3, max_tokens=2))["choices"][0]["logprobs"]
+    assert list(whole["top_logprobs"][0].items()) == [("x", -0.1), (broken, -0.2), ("h", -3.0)]
+    #      of the two that are parts of characters, the likelier one
+    chunks = await stream(client, logprobs=3, max_tokens=2)
+    told = [chunk["choices"][0]["logprobs"]["top_logprobs"] for chunk in chunks]
+    assert told == [[each] for each in whole["top_logprobs"]]
+
+
+async def test_a_token_that_is_not_in_the_vocabulary_cannot_be_biased(
+    client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    answer = await client.post(PATH, json={"prompt": "hello", "logit_bias": {"1": 2, "300": 1}})
+    assert answer.status_code == 422
+    said = answer.json()["error"]["message"]
+    assert said == "logit_bias has 300; this model's vocabulary allows at most 299"
+    await complete(client, logit_bias={"007": 2, "299": -100}, presence_penalty=-1.5)
+    sampling = engine.orders[0].sampling
+    assert (sampling.logit_bias, sampling.presence_penalty) == (((7, 2.0), (299, -100.0)), -1.5)
+
+
 async def test_a_token_that_cannot_be_has_a_number_all_the_same(
     parts: GatewayParts, client_for: ClientFor
 ) -> None:

@@ -98,6 +98,12 @@ def test_a_field_out_of_bounds_is_told_by_name_value_and_bounds(
         (CompletionRequest, {"stop": ["a", 3]}, "stop[1] is 3"),
         (CompletionRequest, {"logit_bias": {"5": 101}}, "logit_bias.5 is 101"),
         (CompletionRequest, {"logprobs": True}, "logprobs is true"),
+        (CompletionRequest, {"response_format": {"type": "xml"}}, 'response_format.type is "xml"'),
+        (
+            ChatRequest,
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}},
+            "response_format.json_schema.schema is missing",
+        ),
         (CompletionRequest, {"stream": True, "stream_options": {"x": 1}}, "stream_options.x is 1"),
         (ChatRequest, {"logprobs": 1}, "logprobs is 1"),
         (ChatRequest, {"messages": [*HELLO, 3]}, "messages[1] is 3"),
@@ -168,30 +174,6 @@ def test_what_is_not_served_is_refused_by_name_unless_it_asks_for_nothing(
     assert refusal(kind, tools=tools).endswith("not supported here: leave it out or give []")
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "shown"),
-    [
-        ("presence_penalty", 0.5, "0.5"),
-        ("logit_bias", {"5": 1}, "an object of 1"),
-    ],
-)
-@pytest.mark.parametrize("kind", [CompletionRequest, ChatRequest])
-def test_what_is_not_supported_yet_is_said_to_be(
-    kind: type[OpenAIRequest], name: str, value: Any, shown: str
-) -> None:
-    assert refusal(kind, **{name: value}) == (
-        f"{name} is {shown}, which is not supported yet: leave it out"
-    )
-
-
-def test_other_tokens_than_the_chosen_ones_are_not_supported_yet() -> None:
-    assert refusal(CompletionRequest, logprobs=1).startswith("logprobs is 1, which is not supp")
-    said = refusal(ChatRequest, logprobs=True, top_logprobs=2)
-    assert said.startswith("top_logprobs is 2, which is not supported yet")
-    assert completion(logprobs=0).logprobs == 0
-    assert chat(logprobs=True, top_logprobs=0).logprobs is True
-
-
 def test_what_asks_for_nothing_is_taken() -> None:
     zeros = {"presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}}
     assert completion(**zeros).presence_penalty == 0
@@ -204,6 +186,12 @@ def test_what_asks_for_nothing_is_taken() -> None:
         (ChatRequest, {"max_tokens": 3, "max_completion_tokens": 4}, "give one of them"),
         (ChatRequest, {"stream_options": {"include_usage": True}}, "stream is not true"),
         (ChatRequest, {"top_logprobs": 1}, "logprobs is not true"),
+        (ChatRequest, {"response_format": {"type": "json_schema"}}, "but json_schema is missing"),
+        (
+            ChatRequest,
+            {"response_format": {"type": "text", "json_schema": {"name": "a", "schema": {}}}},
+            "type is text, but json_schema is given",
+        ),
         (ChatRequest, {"timing": True, "n": 2}, "timing is the receipt of one answer, but 2 are"),
         (CompletionRequest, {"timing": True, "prompt": ["a", "b"]}, "receipt of one answer"),
         (CompletionRequest, {"echo": True, "logprobs": 0}, "those of a prompt are not computed"),
@@ -272,6 +260,13 @@ def test_each_answer_has_a_seed_of_its_own() -> None:
     assert [completion(seed=5, n=3).wishes(i).seed for i in range(3)] == [5, 6, 7]
     assert completion(seed=SEED_MAX, n=2).wishes(1).seed == 0
     assert completion(n=2).wishes(1).seed is None
+
+
+def test_other_tokens_than_the_chosen_ones_are_told_to_those_who_ask() -> None:
+    assert completion(logprobs=5).wishes(0).top_n_tokens == 5
+    assert completion(logprobs=0).wishes(0).top_n_tokens == 0
+    assert chat(logprobs=True, top_logprobs=20).wishes(0).top_n_tokens == 20
+    assert chat(logprobs=True).wishes(0).top_n_tokens == 0
 
 
 def test_either_name_bounds_the_answer() -> None:

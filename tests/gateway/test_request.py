@@ -84,6 +84,14 @@ def refusal_or_nothing(of: bytes) -> str:
         ("top_n_tokens", -1, "-1"),
         ("top_n_tokens", 21, "21"),
         ("top_n_tokens", 1.5, "1.5"),
+        ("presence_penalty", 2.5, "2.5"),
+        ("logit_bias", {str(i): 0 for i in range(301)}, "an object of 301"),
+        ("grammar", {"type": "json"}, "an object of 1"),
+        ("grammar", {"type": "json", "value": "[0-9]"}, "an object of 2"),
+        ("grammar", {"type": "regex", "value": {}}, "an object of 2"),
+        ("grammar", {"type": "regex", "value": "a\ud800"}, "an object of 2"),
+        ("grammar", {"type": "json", "value": {}, "strict": True}, "an object of 3"),
+        ("grammar", "[0-9]", '"[0-9]"'),
     ],
 )
 def test_a_parameter_out_of_bounds_is_told_by_name_value_and_bounds(
@@ -139,7 +147,6 @@ def test_the_rest_of_the_body_is_checked_too(document: Any, message: str) -> Non
         ("typical_p", 0.9, "leave it out"),
         ("watermark", True, "leave it out or give false"),
         ("watermark", 0, "leave it out or give false"),
-        ("grammar", {"type": "json"}, "leave it out"),
         ("adapter_id", "mine", "leave it out"),
         ("decoder_input_details", True, "leave it out or give false"),
     ],

@@ -34,7 +34,9 @@ class KeptFrames(Relay):
         self.observed_at_send: list[int] = []
         self._observed = observed
 
-    def send(self, number: int, tokens: int, head: bytes, payload: bytes) -> None:
+    def send(
+        self, number: int, tokens: int, head: bytes, payload: bytes, masks: bytes = b""
+    ) -> None:
         self.sent.append(number)
         self.observed_at_send.append(self._observed())
 

@@ -15,7 +15,7 @@ from edgeserve.pipeline.relay import Relay, StageLink, Trip
 from edgeserve.timing.hop import StageTime
 from edgeserve.wire import SOON
 from edgeserve.wire.client import RunStream
-from edgeserve.wire.codec import encode_result
+from edgeserve.wire.codec import decode_frame, encode_masks, encode_result
 from edgeserve.wire.frame import FrameResult
 
 WAIT_S = 5.0
@@ -89,6 +89,17 @@ async def test_an_announcement_goes_one_stage_ahead_of_the_frame_and_around() ->
         await asyncio.sleep(0)
     assert [trip.frame for trip in bench.trips] == [7]
     assert not bench.lost
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("stages", [1, 3])
+async def test_masks_go_to_the_last_stage_alone(stages: int) -> None:
+    async with Bench(stages) as bench:
+        bench.relay.send(7, 1, b"", b"ids", encode_masks({5: b"mask"}))
+        for stage in range(stages):
+            frame = decode_frame(await bench.next_of(stage))
+            assert frame.masks == ({5: b"mask"} if stage == stages - 1 else {})
+            bench.answer(stage, b"hidden")
 
 
 @pytest.mark.asyncio

@@ -14,6 +14,7 @@ from edgeserve.wire.codec import (
     decode_frame,
     decode_result,
     encode_head,
+    encode_masks,
     encode_result,
     with_payload,
 )
@@ -56,6 +57,7 @@ FRAMES = st.builds(
     open=st.lists(OPENS, max_size=2).map(tuple),
     segments=st.lists(SEGMENTS, max_size=3).map(tuple),
     payload=PAYLOADS,
+    masks=st.dictionaries(SEQUENCES, st.binary(max_size=9), max_size=3),
 )
 SAMPLED = st.builds(Sampled, sequence=SEQUENCES, token=COUNTS, logprob=FLOATS, top=NUMBERED)
 RESULTS = st.builds(
@@ -86,7 +88,8 @@ def _micro_batch(frame: Frame) -> MicroBatch:
 
 
 def _encoded(frame: Frame) -> bytes:
-    return with_payload(encode_head(_micro_batch(frame), frame.open), frame.payload)
+    head = encode_head(_micro_batch(frame), frame.open) + encode_masks(frame.masks)
+    return with_payload(head, frame.payload)
 
 
 @settings(max_examples=100, deadline=None)
@@ -109,6 +112,8 @@ def test_a_message_with_an_appended_payload_is_what_protobuf_itself_would_write(
     """So that another program may speak this protocol with any protobuf library."""
     whole = pb.Frame.FromString(encode_head(_micro_batch(frame), frame.open))
     whole.payload = frame.payload
+    for number, mask in frame.masks.items():
+        whole.masks.add(sequence=number, allowed=mask)
     assert pb.Frame.FromString(_encoded(frame)) == whole
     assert decode_frame(whole.SerializeToString()) == frame
 

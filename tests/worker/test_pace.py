@@ -289,6 +289,15 @@ def test_no_token_ends_a_text_or_lies_beyond_the_vocabulary(tmp_path: Path) -> N
     assert len(drawn) > 1000
 
 
+def test_a_guided_answer_gets_what_its_mask_allows(tmp_path: Path) -> None:
+    source = open_model("llama-2-13b")
+    allowed = ((1 << 5) | (1 << 300) | (1 << 31_999) | (1 << 32_007)).to_bytes(4001, "little")
+
+    drawn = {made_up_token(source, 0, position, allowed) for position in range(200)}
+
+    assert drawn == {5, 300, 31_999}
+
+
 # -- what it is
 
 

@@ -4,7 +4,7 @@ again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -106,9 +106,54 @@ def test_a_token_beyond_the_vocabulary_is_refused_before_the_device_sees_it(
         resident.new_table().take(frame)
 
 
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable")
+def test_a_token_is_one_that_its_mask_allows_and_the_neighbour_has_its_own(
+    resident: ResidentStage,
+) -> None:
+    kinds = [Sampling(), Sampling(temperature=2.0, seed=3), Sampling()]
+    _, free = computed(resident, kinds)
+    allowed = {0: bits(40, 96), 1: bits(3)}
+
+    _, held = computed(resident, kinds, allowed)
+
+    tokens = [each.token for each in held.sampled]
+    assert tokens[0] in {40, 96}
+    assert tokens[1] == 3
+    assert held.sampled[2] == free.sampled[2]
+    assert free.sampled[0].token not in {40, 96}
+
+
+@pytest.mark.parametrize(
+    ("masks", "said"),
+    [
+        ({5: b"\x01"}, "sequence 5 has a mask, but is not sampled once in frame 1"),
+        ({0: b"\x01"}, "sequence 0 has a mask, but is not sampled once in frame 1"),
+        ({1: b""}, "sequence 1: its mask of 0 bytes allows none of the 99 tokens"),
+        ({1: bytes(13)}, "sequence 1: its mask of 13 bytes allows none"),
+        ({1: bytes(12) + b"\x08"}, "sequence 1: its mask of 13 bytes allows none"),
+        #    token 99, the first that is not there
+    ],
+)
+def test_a_mask_that_allows_nothing_or_is_of_nobody_is_refused(
+    masks: dict[int, bytes], said: str, resident: ResidentStage
+) -> None:
+    opens = tuple(Open(sequence=i, pages=(i,), sampling=Sampling()) for i in range(2))
+    segments = tuple(
+        Segment(sequence=i, first_position=0, tokens=2, samples=2 - i) for i in range(2)
+    )
+    frame = Frame(frame=1, open=opens, segments=segments, payload=bytes(4 * 32 * 4), masks=masks)
+
+    with pytest.raises(WireError, match=said):
+        resident.new_table().take(frame)
+
+
+def bits(*tokens: int) -> bytes:
+    return sum(1 << token for token in tokens).to_bytes(13, "little")
+
+
 @torch.inference_mode()
 def computed(
-    resident: ResidentStage, kinds: Sequence[Sampling]
+    resident: ResidentStage, kinds: Sequence[Sampling], masks: Mapping[int, bytes] | None = None
 ) -> tuple[list[OpenSequence], FrameResult]:
     """One frame, in which a sequence of each kind has the same prompt of two tokens."""
     clock = MonotonicClock()
@@ -123,6 +168,7 @@ def computed(
             for number in range(len(kinds))
         ),
         payload=torch.ones((2 * len(kinds), 32)).numpy().tobytes(),
+        masks=masks or {},
     )
     sequences = resident.new_table().take(frame)
     launched = resident.launch(frame, sequences, clock)
