@@ -39,8 +39,10 @@ class IdleRelay(Relay):
     def __init__(self) -> None:
         self.frames: list[bytes] = []
 
-    def send(self, _number: int, _tokens: int, head: bytes, payload: bytes) -> None:
-        self.frames.append(with_payload(head, payload))
+    def send(
+        self, _number: int, _tokens: int, head: bytes, payload: bytes, masks: bytes = b""
+    ) -> None:
+        self.frames.append(with_payload(head + masks, payload))
 
 
 def main() -> None:

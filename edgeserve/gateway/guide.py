@@ -29,6 +29,9 @@ GRAMMAR_BYTES_MAX = 2**17
 """OpenAI reads schemas with 120,000 characters of names and values."""
 SAID_CHARACTERS_MAX = 240  # of what llguidance says of a grammar: a sentence, and where
 COMPILED_AT_ONCE = 2
+STEP_FUEL = 50_000
+"""For one mask, in llguidance's count. A mask holds up every answer, and this is 8 ms of a hostile
+expression; the default of 200,000 is 30. What people write takes 0.5 ms at most (docs/LOG.md)."""
 FREELY_SPELT = '%llguidance {"no_forcing": true}\n'
 """Text that is forced may come in any tokens that spell it. llguidance would ask the tokenizer for
 them: on the pipeline's thread, and one that puts a space before every text."""
@@ -42,9 +45,16 @@ class Guides:
 
     def __init__(self, tokenizer: Tokenizer, eos_ids: frozenset[int], vocab: int) -> None:
         self._tokenizer = tokenizer
-        self._eos_ids = eos_ids
-        self._vocab = vocab
+        self._words = min(tokenizer.vocab_size, vocab)
+        self._eos_ids = [i for i in sorted(eos_ids) if i < self._words]
         self._threads = asyncio.Semaphore(COMPILED_AT_ONCE)
+
+    def prepare(self) -> None:
+        """Reads the vocabulary. That holds the interpreter for 0.1 s with 32,000 tokens: to be done
+        before there are answers that would stand still.
+        """
+        if self._eos_ids:
+            _ = self._ll_tokenizer
 
     async def json_object(self) -> TokenGuide:
         """Any object."""
@@ -87,15 +97,14 @@ class Guides:
     def _ll_tokenizer(self) -> LLTokenizer:
         from llguidance import LLTokenizer, TokenizerWrapper
 
-        words = _Words(self._tokenizer, self._eos_ids, self._vocab)
-        return LLTokenizer(TokenizerWrapper(words), eos_token=sorted(self._eos_ids))
+        words = _Words(self._tokenizer, self._words, self._eos_ids)
+        return LLTokenizer(TokenizerWrapper(words), eos_token=self._eos_ids)
 
     @cached_property
     def _limits(self) -> LLParserLimits:
-        """The defaults, but for one: its errors show no state of the parser."""
         from llguidance import LLParserLimits
 
-        return LLParserLimits(verbose_errors=False)
+        return LLParserLimits(step_lexer_fuel=STEP_FUEL, verbose_errors=False)
 
 
 class TokenGuide:
@@ -135,15 +144,15 @@ class TokenGuide:
 
 
 class _Words:
-    """A vocabulary as llguidance reads it. Tokens without bytes are never allowed, and so are those
-    that logits have no number for.
+    """The first `count` tokens of a vocabulary as llguidance reads them. Those without bytes are
+    never allowed.
     """
 
     bos_token_id = None
 
-    def __init__(self, tokenizer: Tokenizer, eos_ids: frozenset[int], vocab: int) -> None:
-        ids = range(min(tokenizer.vocab_size, vocab))
-        self.eos_token_id = min(eos_ids)
+    def __init__(self, tokenizer: Tokenizer, count: int, eos_ids: Sequence[int]) -> None:
+        ids = range(count)
+        self.eos_token_id = eos_ids[0]
         self.special_token_ids = [i for i in ids if tokenizer.is_special(i) or i in eos_ids]
         self.tokens = _once([tokenizer.token_bytes(i) for i in ids])
 

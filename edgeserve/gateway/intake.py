@@ -66,7 +66,7 @@ class Ask:
 class Intake:
     def __init__(self, parts: GatewayParts, dialect: Dialect = NATIVE) -> None:
         self._model = parts.model
-        self._guides = parts.guides
+        self._parts = parts
         self._eos_ids = parts.eos_ids
         self._tokenizer = parts.tokenizer
         self._dialect = dialect
@@ -89,7 +89,8 @@ class Intake:
         if wishes.grammar is None:
             return None
         kind, value = wishes.grammar["type"], wishes.grammar["value"]
-        return await (self._guides.regex if kind == "regex" else self._guides.json_schema)(value)
+        guides = self._parts.guides
+        return await (guides.regex(value) if kind == "regex" else guides.json_schema(value))
 
     async def encode(
         self, text: str, truncate: int | None = None, *, framed: bool = True

@@ -93,10 +93,12 @@ async def _serve(
     serving = asyncio.create_task(server.serve([listener]))
     watching = asyncio.create_task(parts.loop_lag.watch(parts.clock))
     ready = engine.start()
+    prepared = asyncio.create_task(asyncio.to_thread(parts.guides.prepare))
     try:
         await asyncio.wait({ready, told}, return_when=asyncio.FIRST_COMPLETED)
         if ready.done():
             ready.result()  # raises what prevents the start
+            await prepared
             display.ready(f"http://{Address(settings.listen.host, listener.getsockname()[1])}")
             await told
         await engine.drain(settings.drain_timeout)

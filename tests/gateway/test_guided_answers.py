@@ -27,7 +27,7 @@ SCHEMA = {
     "additionalProperties": False,
 }  # fmt: skip
 HELD = {"type": "json_schema", "json_schema": {"name": "it", "schema": SCHEMA, "strict": True}}
-PATHS = {
+PATHS: dict[str, dict[str, Any]] = {
     "/v1/completions": {"prompt": "a"},
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "a"}]},
 }
