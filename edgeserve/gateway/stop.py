@@ -33,7 +33,7 @@ class StopFilter:
             end, _, self.found = min((text.index(s) + len(s), -len(s), s) for s in found)
             self._held = ""
             return text[: end - len(self.found)]
-        keep = max((_begun_length(text, stop) for stop in self._stops), default=0)
+        keep = max((begun_length(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 
@@ -43,7 +43,7 @@ class StopFilter:
         return held
 
 
-def _begun_length(text: str, stop: str) -> int:
+def begun_length(text: str, stop: str) -> int:
     """How many characters at the end of `text` are the beginning of `stop`; it holds no whole
     one.
     """
