@@ -22,9 +22,11 @@ from edgeserve.config import PREFIX, environment_with
 from edgeserve.errors import BadModel, Unprocessable
 from edgeserve.gateway.refusal import cut
 from edgeserve.gateway.tokenizer import read_object, token_text
+from edgeserve.gateway.tool_call import Syntax, syntax_of
 
 RENDER_S = 5.0  # a prompt takes a few ms; the first waits for a process to start, 0.2 s here
 NAME = "default"  # of several templates, the one that is for chats without tools
+TOOLS_NAME = "tool_use"  # and the one for those with tools, if there is one
 
 
 def read_chat_template(folder: Path | None) -> ChatTemplate | None:
@@ -35,14 +37,19 @@ def read_chat_template(folder: Path | None) -> ChatTemplate | None:
     if folder is None:
         return None
     config = read_object(folder / "tokenizer_config.json")
-    source = _source(folder / "chat_template.jinja", config.get("chat_template"))
+    path, configured = folder / "chat_template.jinja", config.get("chat_template")
+    source = _source(path, configured, NAME)
     if source is None:
         return None
     named = ((name, token_text(value)) for name, value in config.items() if name.endswith("_token"))
-    return ChatTemplate(source, {name: text for name, text in named if text is not None})
+    return ChatTemplate(
+        source,
+        {name: text for name, text in named if text is not None},
+        tools_source=_source(path, configured, TOOLS_NAME),
+    )
 
 
-def _source(path: Path, configured: Any) -> str | None:
+def _source(path: Path, configured: Any, name: str) -> str | None:
     """The file goes before the configuration, as transformers has it."""
     if path.is_file():
         try:
@@ -52,7 +59,7 @@ def _source(path: Path, configured: Any) -> str | None:
     if isinstance(configured, list):
         objects = [each for each in configured if isinstance(each, dict)]
         named = {each.get("name"): each.get("template") for each in objects}
-        configured = named.get(NAME)
+        configured = named.get(name)
     if configured is not None and not isinstance(configured, str):
         raise BadModel(
             f"{path.parent}: chat_template is a {type(configured).__name__}; a string, or a list "
@@ -62,22 +69,38 @@ def _source(path: Path, configured: Any) -> str | None:
 
 
 class ChatTemplate:
-    """`tokens` are the texts of special tokens by name, such as `bos_token`."""
+    """`tokens` are the texts of special tokens by name, such as `bos_token`; `tools_source` is the
+    template for chats with tools, if that is another one.
+    """
 
     def __init__(
-        self, source: str, tokens: Mapping[str, str], *, render_s: float = RENDER_S
+        self,
+        source: str,
+        tokens: Mapping[str, str],
+        *,
+        tools_source: str | None = None,
+        render_s: float = RENDER_S,
     ) -> None:
         self._source = source
+        self._tools_source = tools_source or source
         self._tokens = dict(tokens)
         self._render_s = render_s
         self._turn = threading.Lock()
         self._renderer: _Renderer | None = None
 
-    async def render(self, messages: Sequence[Mapping[str, str]]) -> str:
+    @property
+    def call_syntax(self) -> Syntax | None:
+        """In which the model calls functions; None if it cannot, or in a way that is not known."""
+        return syntax_of(self._tools_source)
+
+    async def render(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None = None
+    ) -> str:
         """The prompt, up to where the model is to go on. Raises Unprocessable."""
-        variables = {**self._tokens, "messages": messages, "add_generation_prompt": True}
-        question = json.dumps({"template": self._source, "variables": variables}).encode() + b"\n"
-        answer = await asyncio.to_thread(self._ask, question)
+        asked = {"messages": messages, "tools": tools, "add_generation_prompt": True}
+        source = self._tools_source if tools else self._source
+        question = json.dumps({"template": source, "variables": {**self._tokens, **asked}})
+        answer = await asyncio.to_thread(self._ask, question.encode() + b"\n")
         if not answer.endswith(b"\n"):
             raise Unprocessable(
                 f"the model's chat template was given up after {self._render_s:g} s, or for the "

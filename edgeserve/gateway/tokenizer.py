@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeserve.errors import BadModel
+from edgeserve.gateway.tool_call import TAGS
 from edgeserve.gateway.vocabulary import (
     ByteVocabulary,
     JsonVocabulary,
@@ -56,7 +57,9 @@ def read_tokenizer(folder: Path) -> Tokenizer:
 
 
 class Tokenizer:
-    """`prefix` and `suffix` are the ids put around every prompt, such as that of `<s>`."""
+    """`prefix` and `suffix` are the ids put around every prompt, such as that of `<s>`; `shown` are
+    no special ones, whatever the vocabulary says.
+    """
 
     def __init__(
         self,
@@ -65,6 +68,7 @@ class Tokenizer:
         prefix: Sequence[int] = (),
         suffix: Sequence[int] = (),
         specials: Iterable[int] = (),
+        shown: Iterable[int] = (),
         eos_ids: Iterable[int] = (),
     ) -> None:
         self.prefix = tuple(prefix)
@@ -72,7 +76,7 @@ class Tokenizer:
         self.eos_ids = frozenset(eos_ids)
         """What the tokenizer's own configuration calls the end of a text."""
         self._vocabulary = vocabulary
-        self._specials = vocabulary.specials | frozenset(specials)
+        self._specials = (vocabulary.specials | frozenset(specials)) - frozenset(shown)
 
     @property
     def vocab_size(self) -> int:
@@ -201,6 +205,7 @@ def _assemble(vocabulary: Vocabulary, config: _Config, folder: Path) -> Tokenize
         prefix=_frame(config.adds_bos, bos, vocabulary.prefix, f"{folder}: bos"),
         suffix=_frame(config.adds_eos, eos, vocabulary.suffix, f"{folder}: eos"),
         specials=[i for i in specials if i is not None],
+        shown=[i for i in map(id_of, TAGS) if i is not None],
         eos_ids=[] if eos is None else [eos],
     )
 

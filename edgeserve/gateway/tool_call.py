@@ -62,6 +62,9 @@ BARE_JSON = Syntax(
 SYNTAXES = (TAGGED, BARE_JSON)
 """The first whose sign is there counts: a template with tags may speak of parameters, too."""
 
+TAGS = tuple(tag for each in SYNTAXES for tag in (each.opening, each.closing) if tag)
+"""A vocabulary may count them as special, but where they are hidden no call can be found."""
+
 
 def syntax_of(template: str) -> Syntax | None:
     """None: the template has no tools, or has calls written in a way that is not known here."""
