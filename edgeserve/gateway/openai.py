@@ -43,6 +43,8 @@ from edgeserve.gateway.openai_request import (
 from edgeserve.gateway.parts import GatewayParts
 from edgeserve.gateway.run import Run, together
 from edgeserve.gateway.stream import EventStream, until_gone
+from edgeserve.gateway.tool_answer import ToolChats
+from edgeserve.gateway.tool_request import ToolUse
 from edgeserve.pipeline.generation import Order
 
 COMPLETIONS = Dialect(
@@ -131,10 +133,11 @@ class OpenAI:
         received_s = self._parts.clock.now_s()
         asked = parse_openai(await request.body(), ChatRequest)
         self._refuse_other_model(asked.model)
-        text = await self._conversation(asked)
+        use = self._tool_use(asked)
+        text = await self._conversation(asked, use)
         prompt = await self._chats.encode(text, framed=False)
-        form = Chats(self._parts.tokenizer, logprobs=bool(asked.logprobs))
-        guide = await self._guide(asked)
+        form = self._chat_form(asked, use)
+        guide = await self._guide(asked) if use is None else await self._call_guide(use)
         orders = self._orders(
             self._chats, [prompt], asked, received_s, tenant=_tenant(request), guide=guide
         )
@@ -205,14 +208,39 @@ class OpenAI:
     def _text(self, prompt: str | list[int]) -> str:
         return prompt if isinstance(prompt, str) else self._parts.tokenizer.decode(prompt)
 
-    async def _conversation(self, asked: ChatRequest) -> str:
+    async def _call_guide(self, use: ToolUse) -> TokenGuide | None:
+        grammar = use.grammar()
+        return None if grammar is None else await self._parts.guides.lark(grammar)
+
+    def _chat_form(self, asked: ChatRequest, use: ToolUse | None) -> Form:
+        tokenizer, logprobs = self._parts.tokenizer, bool(asked.logprobs)
+        if use is None:
+            return Chats(tokenizer, logprobs=logprobs)
+        return ToolChats(tokenizer, use, logprobs=logprobs)
+
+    def _tool_use(self, asked: ChatRequest) -> ToolUse | None:
+        """None: no function can be called."""
+        template = self._parts.chat_template
+        if template is None or not asked.speaks_of_tools:
+            return None
+        if template.call_syntax is None:
+            raise Unprocessable(
+                f"there are tools, but the chat template of {self._parts.model.name} has none, or "
+                "has them called in a way that is not known here; known are <tool_call> tags and "
+                'bare JSON; leave tools and calls out, or set tool_choice to "none"',
+                param="tools",
+            )
+        return ToolUse(asked=asked, syntax=template.call_syntax) if asked.callable else None
+
+    async def _conversation(self, asked: ChatRequest, use: ToolUse | None) -> str:
         if self._parts.chat_template is None:
             raise Unprocessable(
                 f"{self._parts.model.name} has no chat template: put a chat_template.jinja into "
                 "its folder and start the gateway again, or post a prompt to /v1/completions",
                 param="messages",
             )
-        return await self._parts.chat_template.render(asked.conversation())
+        tools = None if use is None else use.told()
+        return await self._parts.chat_template.render(asked.conversation(), tools)
 
     def _refuse_other_model(self, wanted: str | None) -> None:
         """A path or a repository names its last part."""

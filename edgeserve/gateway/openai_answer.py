@@ -30,7 +30,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 class Form(Protocol):
-    """How one route words an answer."""
+    """How one route words an answer. It may have a `finish_reason` of its own."""
 
     prefix: str
     """Of the ids that its answers get."""
@@ -67,7 +67,7 @@ class Reply:
 
     def document(self) -> dict[str, Any]:
         choices = [
-            {"index": i, **self._form.choice(i, run), "finish_reason": _finish_reason(run)}
+            {"index": i, "finish_reason": _finish_reason(run), **self._form.choice(i, run)}
             for i, run in enumerate(self._runs)
         ]
         return {
@@ -103,7 +103,7 @@ class Reply:
 
     def _chunk(self, index: int, run: Run, piece: Piece) -> bytes:
         delta = self._form.delta(index, run, piece)
-        choice = {"index": index, **delta, "finish_reason": _finish_reason(run)}
+        choice = {"index": index, "finish_reason": _finish_reason(run), **delta}
         return self._event([choice], {"usage": None} if self._wants_usage else {})
 
     def _event(self, choices: list[dict[str, Any]], more: dict[str, Any]) -> bytes:

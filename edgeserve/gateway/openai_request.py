@@ -26,6 +26,7 @@ from edgeserve.gateway.refusal import (
     wrong,
 )
 from edgeserve.gateway.request import COUNT_MAX, STRICT, Parameters, StopString, path
+from edgeserve.gateway.tool_request import CallFields, ToolFields
 
 CHOICES_MAX = 16  # OpenAI has 128; here each holds pages for its worst case
 MESSAGES_MAX = 2048
@@ -37,9 +38,6 @@ NATIVE_ONLY = {
 NOT_SERVED: Mapping[str, tuple[Any, ...]] = {
     "best_of": (None, 1),
     "suffix": (None, ""),
-    "tools": (None, []),
-    "tool_choice": (None, "none", "auto"),
-    "parallel_tool_calls": (None, True, False),
     "functions": (None, []),
     "function_call": (None, "none", "auto"),
     "modalities": (None, ["text"]),
@@ -121,17 +119,23 @@ class ResponseFormat(BaseModel):
     json_schema: JsonSchema | None = None
 
 
-class Message(BaseModel):
+class Message(CallFields):
     """An answer of ours can be sent back as it came, nulls included."""
 
     model_config = STRICT
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Annotated[str, BeforeValidator(_joined)]
     name: str | None = Field(None, max_length=256)
     refusal: None = None
-    tool_calls: None = None
+    annotations: None = None
+    audio: None = None
     function_call: None = None
+
+    def told(self) -> dict[str, Any]:
+        """To a chat template, which may ask whether something is there."""
+        told = {"role", "content", "name", "tool_call_id"}
+        return self.model_dump(include=told, exclude_none=True) | self.told_calls()
 
 
 class OpenAIRequest(Parameters):
@@ -244,14 +248,14 @@ class CompletionRequest(OpenAIRequest):
             )
 
 
-class ChatRequest(OpenAIRequest):
+class ChatRequest(OpenAIRequest, ToolFields):
     messages: list[Message] = Field(
         min_length=1,
         max_length=MESSAGES_MAX,
         fail_fast=True,
         description=f"a list of 1 to {MESSAGES_MAX} messages such as "
-        '{"role": "user", "content": "Hello"}: role is system, developer, user or assistant, '
-        "content a string or a list of text parts",
+        '{"role": "user", "content": "Hello"}: role is system, developer, user, assistant or tool, '
+        "content a string or a list of text parts, a call's arguments JSON",
     )
     logprobs: bool | None = Field(None, description="true or false")
     top_logprobs: int | None = Field(
@@ -262,15 +266,26 @@ class ChatRequest(OpenAIRequest):
         yield from super().contradictions()
         if self.top_logprobs and not self.logprobs:
             yield "top_logprobs is given, but logprobs is not true: leave it out"
+        yield from self.tool_contradictions()
+        for i, message in enumerate(self.messages):
+            yield from message.call_contradictions(f"messages[{i}]", message.role)
+        if self.callable and self.response_format and self.response_format.type != "text":
+            yield (
+                "response_format asks for an answer in JSON, but tools may be called instead: "
+                'leave one of them out, or set tool_choice to "none"'
+            )
 
     @property
     def alternatives(self) -> int:
         return self.top_logprobs or 0
 
-    def conversation(self) -> list[dict[str, str]]:
+    @property
+    def speaks_of_tools(self) -> bool:
+        return bool(self.callable) or any(m.tool_calls or m.tool_call_id for m in self.messages)
+
+    def conversation(self) -> list[dict[str, Any]]:
         """What a chat template is given."""
-        told = {"role", "content", "name"}
-        return [each.model_dump(include=told, exclude_none=True) for each in self.messages]
+        return [message.told() for message in self.messages]
 
 
 Kind = TypeVar("Kind", bound=OpenAIRequest)

@@ -11,10 +11,9 @@ import httpx
 import pytest
 
 from edgeserve.errors import StageUnavailable
-from edgeserve.gateway.chat_render import answer as render
-from edgeserve.gateway.chat_template import ChatTemplate
 from edgeserve.gateway.parts import GatewayParts
 from edgeserve.testing import LOGPROB, FakeEngine
+from tests.gateway.conftest import AtHome
 
 ClientFor = Callable[[GatewayParts], httpx.AsyncClient]
 PATH = "/v1/chat/completions"
@@ -24,13 +23,6 @@ TEMPLATE = (
     "{% endif %}"
 )
 HELLO = [{"role": "user", "content": "hello"}]
-
-
-class AtHome(ChatTemplate):
-    """Rendered in this process: the same, without the time that another one takes to start."""
-
-    def _ask(self, question: bytes) -> bytes:
-        return json.dumps(render(json.loads(question))).encode() + b"\n"
 
 
 @pytest.fixture
@@ -169,11 +161,6 @@ async def test_a_model_without_a_template_says_what_to_do(
         "fake has no chat template: put a chat_template.jinja into its folder" in error["message"]
     )
     assert "post a prompt to /v1/completions" in error["message"]
-
-
-async def test_tools_are_refused_by_name(client: httpx.AsyncClient) -> None:
-    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
-    assert (await refused(client, tools=tools))["message"].startswith("tools is ")
 
 
 async def test_refusals_speak_of_the_fields_of_this_route(client: httpx.AsyncClient) -> None:

@@ -110,8 +110,8 @@ def test_a_field_out_of_bounds_is_told_by_name_value_and_bounds(
         (ChatRequest, {"messages": [{"role": "user"}]}, "messages[0].content is missing"),
         (
             ChatRequest,
-            {"messages": [{"role": "tool", "content": "x"}]},
-            'messages[0].role is "tool',
+            {"messages": [{"role": "function", "content": "x"}]},
+            'messages[0].role is "function',
         ),
         (ChatRequest, {"messages": [{**HELLO[0], "x": 1}]}, "messages[0].x is 1"),
         (ChatRequest, {"messages": [{"role": "user", "content": None}]}, "[0].content is null"),
@@ -170,8 +170,9 @@ def test_what_is_not_served_is_refused_by_name_unless_it_asks_for_nothing(
             assert parse_openai(json.dumps({**needed, name: value}).encode(), kind).count == 1
         words = f"{name} is 7.5, which is not supported here: leave it out"
         assert refusal(kind, **{name: 7.5}).startswith(words)
-    tools = [{"type": "function", "function": {"name": "f"}}]
-    assert refusal(kind, tools=tools).endswith("not supported here: leave it out or give []")
+    functions = [{"name": "f"}]
+    said = refusal(kind, functions=functions)
+    assert said.endswith("not supported here: leave it out or give []")
 
 
 def test_what_asks_for_nothing_is_taken() -> None:
@@ -219,7 +220,7 @@ def test_a_name_that_nobody_knows_is_an_error_with_a_suggestion(field: str, hint
 
 def test_several_problems_are_told_at_once() -> None:
     said = refusal(ChatRequest, n=0, temprature=1, tools=[{}], stop=[""])
-    for part in ("n is 0", "temprature", "tools is a list of 1", 'stop[0] is ""'):
+    for part in ("n is 0", "temprature", "tools[0].type is missing", 'stop[0] is ""'):
         assert part in said
 
 

@@ -211,8 +211,8 @@ def test_a_long_answer_costs_no_more_a_token_than_a_short_one() -> None:
         ("{% if tools %}{{ tools | tojson }}{% endif %}", None),
         ("{% if tools %}[TOOL_CALLS]{{ tools | tojson }}{% endif %}", None),
         ("a <tool_call> in passing", None),
-        ("{% if tools %}<tool_call>{\"name\": n, \"parameters\": p}{% endif %}", TAGGED),
-        ("{% if tools %}{{ '{\"name\": \"' ~ n ~ '\", \"parameters\": ' }}{% endif %}", BARE_JSON),
+        ('{% if tools %}<tool_call>{"name": n, "parameters": p}{% endif %}', TAGGED),
+        ('{% if tools %}{{ \'{"name": "\' ~ n ~ \'", "parameters": \' }}{% endif %}', BARE_JSON),
         ('{% if tools %}{{ "{\\"name\\": n, \\"parameters\\" : p}" }}{% endif %}', BARE_JSON),
     ],
 )
