@@ -130,6 +130,7 @@ class Message(CallFields):
     refusal: None = None
     annotations: None = None
     audio: None = None
+    parsed: None = None
     function_call: None = None
 
     def told(self) -> dict[str, Any]:

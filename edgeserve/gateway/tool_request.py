@@ -113,10 +113,13 @@ class FunctionCalled(BaseModel):
     arguments: Annotated[
         dict[str, Any], BeforeValidator(_object), WithJsonSchema({"type": "string"})
     ]
+    parsed_arguments: Any = None
 
 
 class ToolCall(BaseModel):
-    """An earlier one. Clients that put it together from a stream send its `index` along."""
+    """An earlier one. OpenAI's client, which puts it together from a stream, sends its `index`
+    along, and what it made of the arguments; neither is read.
+    """
 
     model_config = STRICT
 

@@ -99,8 +99,9 @@ async def test_errors_are_the_clients_own(client: Any) -> None:
     with pytest.raises(openai.NotFoundError) as missing:
         await client.chat.completions.create(**{**ASK, "model": "gpt-4"})
     assert (missing.value.code, missing.value.param) == ("model_not_found", "model")
-    with pytest.raises(openai.UnprocessableEntityError, match="tools is a list of 1"):
-        await client.chat.completions.create(**ASK, tools=[{"type": "function", "function": {}}])
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    with pytest.raises(openai.UnprocessableEntityError, match="chat template of demo has none"):
+        await client.chat.completions.create(**ASK, tools=tools)
     with pytest.raises(openai.UnprocessableEntityError, match="at most"):
         await client.completions.create(model="demo", prompt="x", max_tokens=10**6)
 

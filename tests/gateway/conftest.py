@@ -19,8 +19,6 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from edgeserve.clock import ManualClock
 from edgeserve.gateway.app import create_app
-from edgeserve.gateway.chat_render import answer as render
-from edgeserve.gateway.chat_template import ChatTemplate
 from edgeserve.gateway.parts import GatewayParts, ModelFacts
 from edgeserve.gateway.tokenizer import open_tokenizer
 from edgeserve.testing import FakeEngine
@@ -32,13 +30,6 @@ CORPUS = [
     "numbers: 1 2 3 10 100 1000; marks: ! ? . , : ; ' ( ) [ ] { } # @",
 ] * 4
 SPECIALS = ["<unk>", "<s>", "</s>"]
-
-
-class AtHome(ChatTemplate):
-    """Rendered in this process: the same, without the time that another one takes to start."""
-
-    def _ask(self, question: bytes) -> bytes:
-        return json.dumps(render(json.loads(question))).encode() + b"\n"
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from edgeserve.clock import ManualClock
 from edgeserve.gateway.parts import GatewayParts
 from edgeserve.pipeline.generation import Order
 from edgeserve.testing import FakeEngine
-from tests.gateway.conftest import AtHome
+from tests.gateway.test_openai_chat import AtHome
 from tests.gateway.tool_templates import BARE_TEMPLATE, TAGGED_TEMPLATE
 
 ClientFor = Callable[[GatewayParts], httpx.AsyncClient]
