@@ -256,7 +256,7 @@ class ChatRequest(OpenAIRequest, ToolFields):
         fail_fast=True,
         description=f"a list of 1 to {MESSAGES_MAX} messages such as "
         '{"role": "user", "content": "Hello"}: role is system, developer, user, assistant or tool, '
-        "content a string or a list of text parts, a call's arguments JSON",
+        "content a string or a list of text parts, arguments of a call an object as JSON",
     )
     logprobs: bool | None = Field(None, description="true or false")
     top_logprobs: int | None = Field(
