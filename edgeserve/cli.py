@@ -23,7 +23,6 @@ from edgeserve.config import (
     tell_openmp,
 )
 from edgeserve.errors import EdgeserveError
-from edgeserve.log import write_log
 
 COMMANDS = {
     "up": "start a whole cluster on this machine",
@@ -45,7 +44,6 @@ DOCTOR_TAKES = {"workers", "model", "dtype"}
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 done, 1 a verdict failed, 2 bad usage or input, 3 the cluster could not do it."""
     options = _parser().parse_args(arguments)
-    write_log("console")
     for library in CHATTY:
         logging.getLogger(library).setLevel(logging.WARNING)
     try:
@@ -82,6 +80,9 @@ def _declare_worker(parser: argparse.ArgumentParser) -> None:
 def _run_worker(options: argparse.Namespace) -> int:
     settings = read_settings(WorkerSettings, "worker", _given(options), config=options.config)
     tell_openmp(settings.threads)
+    from edgeserve.log import write_log
+
+    write_log("console")
     from edgeserve.worker.serve import run_worker
 
     return run_worker(settings)
@@ -94,6 +95,8 @@ def _declare_gateway(parser: argparse.ArgumentParser) -> None:
 
 def _run_gateway(options: argparse.Namespace) -> int:
     settings = read_settings(GatewaySettings, "gateway", _given(options), config=options.config)
+    from edgeserve.log import write_log
+
     write_log(settings.log_format)
     from edgeserve.gateway.serve import run_gateway
 
@@ -198,7 +201,7 @@ def _run_probe(options: argparse.Namespace) -> int:
             speculate=options.speculate,
             as_json=options.json,
             plot=options.plot,
-            api_key=read_settings(GatewaySettings, "gateway", {}).api_key,
+            api_key=next(iter(read_settings(GatewaySettings, "gateway", {}).api_key), ""),
         )
     )
 

@@ -1,58 +1,89 @@
 """How the log is written: lines for people, or one JSON document a line for programs.
 
-A document names the request on whose behalf something was logged: the HTTP border says once which
-one it is, and whatever runs for it, in whatever module, logs under its id. Refuses to know what is
-logged, and by whom.
+Whoever logs does so through the standard library and knows nothing of this; structlog puts its
+records into form. A line names the request on whose behalf something was logged: the HTTP border
+says once which one it is, and whatever runs for it, in whatever module, logs under its id. Refuses
+to know what is logged, and by whom.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Any
+from contextlib import AbstractContextManager
 
-_request_id: ContextVar[str] = ContextVar("request_id", default="")
+from structlog.contextvars import bound_contextvars, merge_contextvars
+from structlog.dev import ConsoleRenderer, plain_traceback
+from structlog.processors import JSONRenderer, TimeStamper, format_exc_info
+from structlog.stdlib import ExtraAdder, ProcessorFormatter, add_log_level, add_logger_name
+from structlog.typing import EventDict
+
+_FIRST = ("time", "level", "logger", "event")
+_GATHER = (
+    TimeStamper(fmt="%Y-%m-%dT%H:%M:%S%z", utc=False, key="time"),
+    add_log_level,
+    add_logger_name,
+    ExtraAdder(),
+    merge_contextvars,
+)
 
 
-@contextmanager
-def request(request_id: str) -> Iterator[None]:
+def request(request_id: str) -> AbstractContextManager[None]:
     """What is logged within is about this request."""
-    before = _request_id.set(request_id)
-    try:
-        yield
-    finally:
-        _request_id.reset(before)
+    return bound_contextvars(request_id=request_id)
+
+
+def tenant(name: str) -> AbstractContextManager[None]:
+    """What is logged within is about a request of this tenant."""
+    return bound_contextvars(tenant=name)
 
 
 def write_log(log_format: str) -> None:
     """From now on to standard error, as 'console' or 'json'."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(FORMATS[log_format])
+    handler.setFormatter(FORMATS[log_format]())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
 
-class JsonLines(logging.Formatter):
-    """`time`, `level`, `logger` and `event`; `request_id` and `error` where there is one."""
+class JsonLines(ProcessorFormatter):
+    """`time`, `level`, `logger` and `event`; `request_id`, `tenant`, `error` and whatever was given
+    as `extra` where there is one.
+    """
 
-    def format(self, record: logging.LogRecord) -> str:
-        document: dict[str, Any] = {
-            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "event": record.getMessage(),
-        }
-        if _request_id.get():
-            document["request_id"] = _request_id.get()
-        if record.exc_info:
-            document["error"] = self.formatException(record.exc_info)
-        return json.dumps(document)
+    def __init__(self) -> None:
+        super().__init__(
+            foreign_pre_chain=_GATHER,
+            processors=[
+                ProcessorFormatter.remove_processors_meta,
+                format_exc_info,
+                _document,
+                JSONRenderer(default=str),
+            ],
+        )
 
 
-FORMATS = {
-    "console": logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"),
-    "json": JsonLines(),
-}
+class ConsoleLines(ProcessorFormatter):
+    """The same for people. Strings that a client may have had a hand in stand in quotes, so that
+    none of them can look like a line of its own.
+    """
+
+    def __init__(self) -> None:
+        renderer = ConsoleRenderer(
+            colors=sys.stderr.isatty(),
+            timestamp_key="time",
+            repr_native_str=True,
+            exception_formatter=plain_traceback,
+        )
+        super().__init__(
+            foreign_pre_chain=_GATHER,
+            processors=[ProcessorFormatter.remove_processors_meta, renderer],
+        )
+
+
+def _document(_logger: object, _method: str, facts: EventDict) -> EventDict:
+    """In the order in which they are read."""
+    error = {"error": facts.pop("exception")} if "exception" in facts else {}
+    return {**{name: facts.pop(name) for name in _FIRST}, **facts, **error}
+
+
+FORMATS = {"console": ConsoleLines, "json": JsonLines}

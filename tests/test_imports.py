@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HEAVY = {
     "torch", "numpy", "grpc", "google.protobuf", "fastapi", "pydantic", "uvicorn", "httpx", "rich",
     "matplotlib", "sentencepiece", "tokenizers", "safetensors", "transformers", "psutil",
+    "structlog", "opentelemetry",
 }  # fmt: skip
 HELP_S = 0.3
 TRIES = 5
@@ -62,11 +63,11 @@ def _help_cpu_s() -> float:
 @pytest.mark.parametrize(
     ("module", "foreign"),
     [
-        ("edgeserve.gateway.serve", {"torch", "transformers", "matplotlib"}),
+        ("edgeserve.gateway.serve", {"torch", "transformers", "matplotlib", "opentelemetry.sdk"}),
         ("edgeserve.worker.serve", {"fastapi", "uvicorn", "transformers", "matplotlib"}),
         ("edgeserve.probe.command", {"torch", "grpc", "fastapi", "matplotlib"}),
         ("edgeserve.doctor.command", {"torch", "fastapi", "uvicorn", "matplotlib"}),
-        ("edgeserve.plan.command", {"torch", "grpc", "fastapi"}),
+        ("edgeserve.plan.command", {"torch", "grpc", "fastapi", "structlog"}),
         ("edgeserve.launch.up", {"torch", "grpc", "fastapi"}),
     ],
 )

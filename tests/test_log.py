@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -52,5 +53,35 @@ def test_an_exception_stays_in_its_document(capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.usefixtures("restored")
 def test_the_console_has_a_line_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     log.write_log("console")
-    logging.getLogger("edgeserve.made_up").info("said")
-    assert capsys.readouterr().err.endswith(" INFO edgeserve.made_up: said\n")
+    with log.request("abc"), log.tenant("me"):
+        logging.getLogger("edgeserve.made_up").info("said", extra={"path": "/a\nb"})
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\S+ \[info +\] said +", line)
+    assert "[edgeserve.made_up] path='/a\\nb' " in line
+    assert "request_id='abc'" in line
+    assert "tenant='me'" in line
+
+
+@pytest.mark.usefixtures("restored")
+def test_an_exception_stays_below_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    log.write_log("console")
+    try:
+        raise ValueError("the cause")
+    except ValueError:
+        logging.getLogger("edgeserve").exception("failed")
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert "failed" in first
+    assert rest[-1] == "ValueError: the cause"
+
+
+@pytest.mark.usefixtures("restored")
+def test_a_document_has_what_was_given_beside_its_event(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    log.write_log("json")
+    with log.request("abc"), log.tenant("me"):
+        logging.getLogger("edgeserve").info("said", extra={"status": 200})
+    document = json.loads(capsys.readouterr().err)
+    assert list(document)[:4] == ["time", "level", "logger", "event"]
+    assert set(document) == {*list(document)[:4], "status", "request_id", "tenant"}
+    assert (document["status"], document["tenant"]) == (200, "me")
