@@ -79,7 +79,7 @@ def make_parser() -> argparse.ArgumentParser:
 async def measure(options: argparse.Namespace) -> tuple[str | None, list[Row]]:
     """What is simulated, if anything, and the figures."""
     parts, rows = options.only.split(","), list[Row]()
-    api_key = read_settings(GatewaySettings, "gateway", {}).api_key
+    api_key = next(iter(read_settings(GatewaySettings, "gateway", {}).api_key), "")
     async with open_http(options.url, api_key) as http:
         cluster = (await http.get("/v1/cluster")).json()
         await ask(http, _question(PREFIX_TOKENS // 2, 8))  # warms up

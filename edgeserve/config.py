@@ -71,6 +71,29 @@ def header_text(text: str) -> str:
     return text
 
 
+def secrets(text: str) -> tuple[str, ...]:
+    """One secret, or several with commas between them."""
+    found = tuple(header_text(part.strip()) for part in text.split(","))
+    if not all(found) or len(set(found)) < len(found):
+        raise ValueError("between two commas stands one secret, and no secret stands there twice")
+    return found
+
+
+def origins(text: str) -> tuple[str, ...]:
+    """As browsers name them: scheme, host and port, and no path. Or * for any."""
+    found = tuple(part.strip() for part in text.split(","))
+    for each in found:
+        if each != "*" and not re.fullmatch(r"https?://[^\s/,*]+", each):
+            raise ValueError(f"{each!r} is no origin such as https://chat.example.org, nor *")
+    return found
+
+
+def http_url(text: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", text):
+        raise ValueError(f"{text!r} is not a URL such as http://collector:4318")
+    return text.rstrip("/")
+
+
 def one_of(*allowed: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in allowed:
@@ -204,6 +227,22 @@ class GatewaySettings:
     drain_timeout: float = setting(
         30.0, "seconds that running requests have to end in after SIGTERM", positive_seconds
     )
+    api_key_file: str = setting("", "file with keys for HTTP clients, one a line, as NAME:KEY")
+    key_concurrency: int = setting(
+        0, "answers of one key that run or wait at once; more get 429", positive_int
+    )
+    key_tokens_per_minute: int = setting(
+        0, "tokens of prompts and answers that one key has a minute; more get 429", positive_int
+    )
+    max_connections: int = setting(
+        900, "connections of HTTP clients at once; more get 429", positive_int
+    )
+    cors_origins: tuple[str, ...] = setting(
+        (), "pages of these origins may ask from a browser, as https://a.example, or *", origins
+    )
+    otlp_endpoint: str = setting(
+        "", "send a trace of each request to this OTLP/HTTP collector", http_url
+    )
     log_format: str = setting(
         "console", "console for people, or json: one document a line", one_of("console", "json")
     )
@@ -212,7 +251,14 @@ class GatewaySettings:
         False, "end when standard input closes, as a child of another program should", yes_or_no
     )
     token: str = setting("", "the cluster's shared secret", header_text, secret=True)
-    api_key: str = setting("", "what HTTP clients send as a bearer token", header_text, secret=True)
+    api_key: tuple[str, ...] = setting(
+        (), "what HTTP clients send as a bearer token; several have commas between them",
+        secrets, secret=True,
+    )  # fmt: skip
+
+    @property
+    def has_keys(self) -> bool:
+        return bool(self.api_key or self.api_key_file)
 
 
 def add_flags(

@@ -7,11 +7,14 @@
     │   ├── NotFound            no such route or name
     │   ├── MethodNotAllowed    the route exists, with other methods
     │   ├── PayloadTooLarge     more bytes than the gateway reads
+    │   ├── HeadersTooLarge     the same, of what goes before a body
+    │   ├── TooSlow             the body did not come in time
     │   └── BadSettings         a flag, variable or configuration key is wrong
     ├── BadModel                the model folder's fault
     │   ├── UnsupportedModel    an architecture or knob that no test covers: refused by name
     │   └── DoesNotFit          the cluster's memory is too small for it, and by how much
     ├── Overloaded              nobody's fault: come back later
+    │   └── RateLimited         the limits of one key, while others are served
     ├── StageUnavailable        a machine's fault: a stage cannot compute now
     └── WireError               two versions' fault: the ends do not speak the same language
 
@@ -76,6 +79,16 @@ class PayloadTooLarge(BadRequest):
     error_type = "payload_too_large"
 
 
+class HeadersTooLarge(BadRequest):
+    http_status = 431
+    error_type = "headers_too_large"
+
+
+class TooSlow(BadRequest):
+    http_status = 408
+    error_type = "too_slow"
+
+
 class BadSettings(BadRequest):
     error_type = "bad_settings"
 
@@ -106,6 +119,10 @@ class Overloaded(EdgeserveError):
     def __init__(self, message: str, *, retry_after_s: int, **numbers: Any) -> None:
         super().__init__(message, retry_after_s=retry_after_s, **numbers)
         self.retry_after_s = retry_after_s
+
+
+class RateLimited(Overloaded):
+    error_type = "rate_limit_exceeded"
 
 
 class StageUnavailable(EdgeserveError):

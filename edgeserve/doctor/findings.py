@@ -50,7 +50,7 @@ def _here(here: Here) -> Iterator[Finding]:
 
 def _exposed_gateway(here: Here) -> Iterator[Finding]:
     settings = here.as_gateway
-    if not (settings.listen.is_loopback or settings.api_key or settings.insecure):
+    if not (settings.listen.is_loopback or settings.has_keys or settings.insecure):
         yield _fault(
             f"a gateway would listen on {settings.listen}, open to the network, without a key, and "
             "so refuse to start; set EDGESERVE_API_KEY, or say --insecure"

@@ -6,15 +6,18 @@ there.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 
 import edgeserve
-from edgeserve.gateway.border import Border, LimitBody, RequireKey, routing_error
+from edgeserve.gateway.border import Border, LimitBody, LimitHead, RequireKey, routing_error
 from edgeserve.gateway.documented import ANY_OBJECT, JSON, documented
+from edgeserve.gateway.exchange import Tell, log_exchange
 from edgeserve.gateway.health import OPEN_PATHS, health_routes
 from edgeserve.gateway.metrics import metrics_routes
 from edgeserve.gateway.native import native_routes
@@ -22,10 +25,18 @@ from edgeserve.gateway.openai import openai_routes
 from edgeserve.gateway.parts import GatewayParts, ModelFacts
 from edgeserve.gateway.trace import trace_routes
 
+EXPOSED = (
+    "x-request-id",
+    "retry-after",
+    "x-ratelimit-limit-tokens",
+    "x-ratelimit-remaining-tokens",
+    "x-ratelimit-reset-tokens",
+)
 __all__ = ["GatewayParts", "ModelFacts", "create_app"]
 
 
-def create_app(parts: GatewayParts) -> FastAPI:
+def create_app(parts: GatewayParts, tell: Sequence[Tell] = (log_exchange,)) -> FastAPI:
+    """`tell` is what is done with each exchange when it is over."""
     app = FastAPI(
         title="edgeserve",
         version=edgeserve.__version__,
@@ -33,8 +44,10 @@ def create_app(parts: GatewayParts) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,  # a redirect would be built from the Host header
         middleware=[
-            Middleware(Border),
-            Middleware(RequireKey, api_key=parts.api_key, open_paths=OPEN_PATHS),
+            *_cors(parts.cors_origins),
+            Middleware(Border, clock=parts.clock, tell=tell),
+            Middleware(LimitHead),
+            Middleware(RequireKey, keys=parts.keys, open_paths=OPEN_PATHS),
             Middleware(LimitBody),
         ],
         exception_handlers={HTTPException: routing_error},
@@ -53,3 +66,21 @@ def create_app(parts: GatewayParts) -> FastAPI:
         return parts.engine.cluster()
 
     return app
+
+
+def _cors(origins: Sequence[str]) -> list[Middleware]:
+    """Around the border, so that a page can read errors, too. A browser's question whether it may
+    ask is answered here, before any key is looked at, since it comes without; what it then asks
+    needs the key like everything.
+    """
+    if not origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],  # OpenAI's client for browsers sends a dozen of its own
+            expose_headers=EXPOSED,
+        )
+    ]

@@ -1,4 +1,4 @@
-"""What every request passes on its way in and out, whatever it asks: an id, a key, a bound, and
+"""What every request passes on its way in and out, whatever it asks: an id, a key, bounds, and
 errors in one shape.
 
 Plain ASGI, since wrappers of responses would stand between a stream and its client's disconnect.
@@ -8,12 +8,13 @@ together from headers can be forged.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
+import asyncio
 import json
 import logging
 import re
 import secrets
+from collections.abc import Sequence
+from contextlib import nullcontext
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -22,16 +23,23 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edgeserve import log
+from edgeserve.clock import Clock, unix_ns
 from edgeserve.errors import (
     BadRequest,
     EdgeserveError,
+    HeadersTooLarge,
     MethodNotAllowed,
     NotFound,
     Overloaded,
     PayloadTooLarge,
+    TooSlow,
     Unauthorized,
 )
+from edgeserve.gateway.connection import BODY_S, HEAD_BYTES_MAX, HEADERS_MAX
+from edgeserve.gateway.exchange import Exchange, Tell
+from edgeserve.gateway.keys import KeyRing, Tenant
 from edgeserve.gateway.openai_error import error_document
+from edgeserve.gateway.stream import STATUS_GONE
 
 BODY_BYTES_MAX = 2 * 2**20  # TGI's; 2 MiB of prose is about 500,000 tokens
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -69,80 +77,140 @@ async def routing_error(request: Request, error: Exception) -> Response:
 
 
 class Border:
-    """Gives every request an id, and turns every error into an answer."""
+    """Gives every request an id, turns every error into an answer, and has the exchange told of
+    when it is over.
+    """
+
+    def __init__(self, app: ASGIApp, clock: Clock, tell: Sequence[Tell] = ()) -> None:
+        self._app = app
+        self._clock = clock
+        self._tell = tell
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            exchange = self._begin(scope)
+            with log.request(exchange.request_id):
+                try:
+                    await self._serve(exchange, receive, send)
+                finally:
+                    self._end(exchange)
+        elif scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        else:  # nothing here speaks WebSocket, and what is not served needs no key check
+            await send({"type": "websocket.close", "code": 1008})
+
+    def _begin(self, scope: Scope) -> Exchange:
+        exchange = Exchange(
+            request_id=_request_id(Headers(scope=scope).get("x-request-id", "")),
+            scope=scope,
+            started_s=self._clock.now_s(),
+            started_unix_ns=unix_ns(),
+        )
+        scope.setdefault("state", {})["exchange"] = exchange
+        return exchange
+
+    def _end(self, exchange: Exchange) -> None:
+        exchange.close(self._clock.now_s())
+        with log.tenant(exchange.tenant_name) if exchange.tenant_name else nullcontext():
+            for tell in self._tell:
+                tell(exchange)
+
+    async def _serve(self, exchange: Exchange, receive: Receive, send: Send) -> None:
+        scope = exchange.scope
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                exchange.status = message["status"]
+                MutableHeaders(scope=message).update(_headers(exchange))
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except ClientDisconnect:  # before its body was complete: there is nobody to answer
+            exchange.status = STATUS_GONE
+        except EdgeserveError as error:
+            exchange.error_type = error.error_type
+            _note(error, exchange.request_id)
+            if exchange.status:
+                raise
+            await error_response(error, scope["path"])(scope, receive, send_with_id)
+        except Exception:  # the HTTP process's border: our faults must not look like the client's
+            exchange.error_type = EdgeserveError.error_type
+            _log.exception("request %s failed", exchange.request_id)
+            if exchange.status:
+                raise  # the server cuts the connection, so that half an answer does not look whole
+            fault = error_response(_fault(exchange.request_id), scope["path"])
+            await fault(scope, receive, send_with_id)
+
+
+class RequireKey:
+    """Lets nobody in without a key but on `open_paths`: a new route is closed unless it is named
+    there.
+    """
+
+    def __init__(self, app: ASGIApp, keys: KeyRing, open_paths: frozenset[str]) -> None:
+        self._app = app
+        self._keys = keys
+        self._open_paths = open_paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        tenant = self._tenant(scope)
+        exchange: Exchange = scope["state"]["exchange"]
+        exchange.tenant = tenant
+        with log.tenant(tenant.name) if tenant.name else nullcontext():
+            await self._app(scope, receive, send)
+
+    def _tenant(self, scope: Scope) -> Tenant:
+        if not self._keys.tenants or scope["path"] in self._open_paths:
+            return self._keys.anybody
+        given = Headers(scope=scope).get("authorization")
+        if given is None:
+            raise Unauthorized("no key was sent; send the header 'Authorization: Bearer KEY'")
+        scheme, _, secret = given.partition(" ")
+        tenant = self._keys.tenant_of(secret)
+        if tenant is None or scheme.lower() != "bearer":
+            raise Unauthorized("the key sent is no key of this server; check 'Bearer KEY'")
+        return tenant
+
+
+class LimitHead:
+    """Takes no more than `HEAD_BYTES_MAX` and `HEADERS_MAX` of what goes before a body. What is far
+    beyond does not come here: `connection.py` stops reading.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            request_id = _request_id(Headers(scope=scope).get("x-request-id", ""))
-            with log.request(request_id):
-                await self._serve(request_id, scope, receive, send)
-        elif scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
-        else:  # nothing here speaks WebSocket, and what is not served needs no key check
-            await send({"type": "websocket.close", "code": 1008})
-
-    async def _serve(self, request_id: str, scope: Scope, receive: Receive, send: Send) -> None:
-        has_started = False
-
-        async def send_with_id(message: Message) -> None:
-            nonlocal has_started
-            if message["type"] == "http.response.start":
-                has_started = True
-                MutableHeaders(scope=message)["x-request-id"] = request_id
-            await send(message)
-
-        try:
-            await self._app(scope, receive, send_with_id)
-        except ClientDisconnect:
-            pass  # it left before it had said what it wants: nobody is there to be answered
-        except EdgeserveError as error:
-            _note(error, request_id)
-            if has_started:
-                raise
-            await error_response(error, scope["path"])(scope, receive, send_with_id)
-        except Exception:  # the HTTP process's border: our faults must not look like the client's
-            _log.exception("request %s failed", request_id)
-            if has_started:
-                raise  # the server cuts the connection, so that half an answer does not look whole
-            fault = error_response(_fault(request_id), scope["path"])
-            await fault(scope, receive, send_with_id)
-
-
-class RequireKey:
-    """Lets nobody in without the key but on `open_paths`: a new route is closed unless it is named
-    there.
-    """
-
-    def __init__(self, app: ASGIApp, api_key: str, open_paths: frozenset[str]) -> None:
-        self._app = app
-        self._digest = _digest(api_key.encode()) if api_key else None
-        self._open_paths = open_paths
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._digest is not None and scope["type"] == "http":
-            self._check(self._digest, scope)
+            _check_head(scope)
         await self._app(scope, receive, send)
 
-    def _check(self, digest: bytes, scope: Scope) -> None:
-        if scope["path"] in self._open_paths:
-            return
-        given = Headers(scope=scope).get("authorization")
-        if given is None:
-            raise Unauthorized("no key was sent; send the header 'Authorization: Bearer KEY'")
-        scheme, _, key = given.partition(" ")
-        # Digests are of one length, so that the comparison takes the same time for every key.
-        if scheme.lower() != "bearer" or not hmac.compare_digest(_digest(key.encode()), digest):
-            raise Unauthorized("the key sent is not the key of this server; check 'Bearer KEY'")
+
+def _check_head(scope: Scope) -> None:
+    headers = scope["headers"]
+    head_bytes = sum(len(name) + len(value) for name, value in headers)
+    head_bytes += len(scope.get("raw_path", b"")) + len(scope.get("query_string", b""))
+    if head_bytes > HEAD_BYTES_MAX or len(headers) > HEADERS_MAX:
+        raise HeadersTooLarge(
+            f"URL and {len(headers)} headers have {head_bytes} bytes; at most {HEAD_BYTES_MAX} "
+            f"bytes and {HEADERS_MAX} headers are taken; send fewer",
+            head_bytes_max=HEAD_BYTES_MAX,
+            headers_max=HEADERS_MAX,
+        )
 
 
 class LimitBody:
-    """Reads no more than `BODY_BYTES_MAX` of a body, whether its length was announced or not."""
+    """Reads no more than `BODY_BYTES_MAX` of a body, whether its length was announced or not, and
+    waits no longer than `body_s` for all of it.
+    """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, body_s: float = BODY_S) -> None:
         self._app = app
+        self._body_s = body_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -151,16 +219,26 @@ class LimitBody:
         announced = Headers(scope=scope).get("content-length", "")
         if announced.isdecimal() and (len(announced) > 15 or int(announced) > BODY_BYTES_MAX):
             raise _too_large(f"announces {announced[:15]} bytes")
-        await self._app(scope, _limited(receive), send)
+        await self._app(scope, _limited(receive, self._body_s), send)
 
 
-def _limited(receive: Receive) -> Receive:
-    read_bytes = 0
+def _limited(receive: Receive, body_s: float) -> Receive:
+    read_bytes, is_complete = 0, False
+    until = asyncio.get_running_loop().time() + body_s
 
     async def limited() -> Message:
-        nonlocal read_bytes
-        message = await receive()
+        nonlocal read_bytes, is_complete
+        try:
+            async with asyncio.timeout_at(None if is_complete else until):
+                message = await receive()
+        except TimeoutError:
+            raise TooSlow(
+                f"the body was not complete {body_s:g} s after its headers; send it faster",
+                body_s_max=body_s,
+                body_bytes=read_bytes,
+            ) from None
         read_bytes += len(message.get("body", b""))
+        is_complete = not message.get("more_body", False)
         if read_bytes > BODY_BYTES_MAX:
             raise _too_large(f"has {read_bytes} bytes or more")
         return message
@@ -175,13 +253,14 @@ def _too_large(what: str) -> PayloadTooLarge:
     )
 
 
+def _headers(exchange: Exchange) -> dict[str, str]:
+    limits = exchange.tenant.quota.headers() if exchange.tenant else {}
+    return {"x-request-id": exchange.request_id, **limits}
+
+
 def _request_id(wanted: str) -> str:
     """The client's, if it is one that is safe to write into a log."""
     return wanted if _REQUEST_ID.fullmatch(wanted) else secrets.token_hex(8)
-
-
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()
 
 
 def _note(error: EdgeserveError, request_id: str) -> None:

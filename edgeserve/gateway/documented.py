@@ -13,9 +13,12 @@ from typing import Any
 from edgeserve.errors import (
     BadRequest,
     EdgeserveError,
+    HeadersTooLarge,
     Overloaded,
     PayloadTooLarge,
+    RateLimited,
     StageUnavailable,
+    TooSlow,
     Unauthorized,
     Unprocessable,
     WireError,
@@ -25,10 +28,12 @@ from edgeserve.gateway.openai_error import OPENAI_PATHS, openai_error
 Schema = Mapping[str, Any]
 ErrorKind = type[EdgeserveError]
 
-OF_ANY_ROUTE: tuple[ErrorKind, ...] = (Unauthorized, PayloadTooLarge, EdgeserveError)
+OF_ANY_ROUTE: tuple[ErrorKind, ...] = (
+    Unauthorized, PayloadTooLarge, HeadersTooLarge, TooSlow, EdgeserveError,
+)  # fmt: skip
 """Answered by the border, before a route is asked or after it broke."""
 OF_REQUESTS: tuple[ErrorKind, ...] = (
-    BadRequest, Unprocessable, Overloaded, StageUnavailable, WireError,
+    BadRequest, Unprocessable, Overloaded, RateLimited, StageUnavailable, WireError,
 )  # fmt: skip
 """Of every route that generates."""
 

@@ -23,6 +23,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from edgeserve.gateway.documented import STRING, TEXT, documented
+from edgeserve.gateway.keys import KeyRing
 from edgeserve.gateway.loop_lag import LoopLag
 from edgeserve.gateway.parts import GatewayParts
 from edgeserve.pipeline.generation import Engine, Seen
@@ -38,6 +39,7 @@ def metrics_routes(parts: GatewayParts) -> APIRouter:
     registry = CollectorRegistry()
     registry.register(LoopCollector(parts.loop_lag))
     registry.register(PipelineCollector(parts.engine))
+    registry.register(TenantCollector(parts.keys))
     router = APIRouter(tags=["cluster"])
 
     said = documented("/metrics", (), {TEXT: STRING})
@@ -81,6 +83,32 @@ class PipelineCollector(Collector):
         yield from _pipeline(seen)
         yield from _stage_times(seen.observer.stages)
         yield from _stage_states(seen)
+
+
+class TenantCollector(Collector):
+    """What each key is charged with. Its name is the operator's, and there are as many as keys."""
+
+    def __init__(self, keys: KeyRing) -> None:
+        self._keys = keys
+
+    def collect(self) -> Iterator[Metric]:
+        quotas = {tenant.name: tenant.quota for tenant in self._keys.tenants}
+        if not quotas:
+            return
+        in_use = GaugeMetricFamily(
+            PREFIX + "tenant_num_sequences", "Of the key: that run or wait now.", labels=("tenant",)
+        )
+        for name, quota in quotas.items():
+            in_use.add_metric((name,), quota.in_use)
+        yield in_use
+        yield _counters(
+            "tenant_tokens", "Of the key: tokens of prompts and answers.", "tenant",
+            {name: quota.tokens_used for name, quota in quotas.items()},
+        )  # fmt: skip
+        yield _counters(
+            "tenant_refused", "Of the key: requests beyond its limits.", "tenant",
+            {name: quota.refused for name, quota in quotas.items()},
+        )  # fmt: skip
 
 
 def _request_times(requests: RequestRecord) -> Iterator[Metric]:

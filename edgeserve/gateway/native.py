@@ -24,13 +24,13 @@ from edgeserve.gateway.documented import (
     documented,
     object_with,
 )
+from edgeserve.gateway.exchange import exchange_of
 from edgeserve.gateway.intake import Ask, Intake
 from edgeserve.gateway.parts import GatewayParts
 from edgeserve.gateway.request import GenerateRequest, parse_request
 from edgeserve.gateway.run import Run
-from edgeserve.gateway.stream import Emit, EventStream, event, until_gone
+from edgeserve.gateway.stream import STATUS_GONE, Emit, EventStream, event, until_gone
 
-STATUS_GONE = 499  # nginx's word for a client that closed its connection; it reaches nobody
 ANSWER = object_with(generated_text=STRING, timing=RECEIPT)
 
 
@@ -74,10 +74,13 @@ class Native:
         """Raises whatever keeps the request from being served."""
         received_s = self._parts.clock.now_s()
         checked = parse_request(await request.body(), streams=streams)
-        tenant = request.headers.get("authorization", "")  # whoever has the key
-        ask = await self._intake.ask(checked, received_s, tenant)
+        exchange = exchange_of(request)
+        ask = await self._intake.ask(checked, received_s, exchange.tenant_name)
+        exchange.reserve([ask.order])
         generation = await self._parts.engine.submit(ask.order)
-        return Reply(self._parts, ask, Run(self._parts, ask.order, generation, ask.stop))
+        run = Run(self._parts, ask.order, generation, ask.stop)
+        exchange.runs.append(run)
+        return Reply(self._parts, ask, run)
 
 
 class Reply:

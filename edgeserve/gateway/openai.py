@@ -29,9 +29,9 @@ from edgeserve.gateway.documented import (
     documented,
     object_with,
 )
+from edgeserve.gateway.exchange import exchange_of
 from edgeserve.gateway.guide import TokenGuide
 from edgeserve.gateway.intake import Dialect, Intake
-from edgeserve.gateway.native import STATUS_GONE
 from edgeserve.gateway.openai_answer import Chats, Completions, Form, Reply
 from edgeserve.gateway.openai_request import (
     ChatRequest,
@@ -42,7 +42,7 @@ from edgeserve.gateway.openai_request import (
 )
 from edgeserve.gateway.parts import GatewayParts
 from edgeserve.gateway.run import Run, together
-from edgeserve.gateway.stream import EventStream, until_gone
+from edgeserve.gateway.stream import STATUS_GONE, EventStream, until_gone
 from edgeserve.gateway.tool_answer import ToolChats
 from edgeserve.gateway.tool_request import ToolUse
 from edgeserve.pipeline.generation import Order
@@ -124,7 +124,12 @@ class OpenAI:
         form = Completions(self._parts.tokenizer, echoes, logprobs=asked.logprobs)
         guide = await self._guide(asked)
         orders = self._orders(
-            self._completions, prompts, asked, received_s, tenant=_tenant(request), guide=guide
+            self._completions,
+            prompts,
+            asked,
+            received_s,
+            tenant=exchange_of(request).tenant_name,
+            guide=guide,
         )
         return await self._answer(request, asked, form, orders)
 
@@ -139,14 +144,22 @@ class OpenAI:
         form = self._chat_form(asked, use)
         guide = await self._guide(asked) if use is None else await self._call_guide(use)
         orders = self._orders(
-            self._chats, [prompt], asked, received_s, tenant=_tenant(request), guide=guide
+            self._chats,
+            [prompt],
+            asked,
+            received_s,
+            tenant=exchange_of(request).tenant_name,
+            guide=guide,
         )
         return await self._answer(request, asked, form, orders)
 
     async def _answer(
         self, request: Request, asked: OpenAIRequest, form: Form, orders: Sequence[Sequence[Order]]
     ) -> Response:
+        exchange = exchange_of(request)
+        exchange.reserve([order for alike in orders for order in alike])
         runs = await self._admit(request.receive, asked, orders)
+        exchange.runs += runs
         reply = Reply(self._parts, asked, form, runs)
         if asked.stream:
             return EventStream(reply.write_events, reply.close)
@@ -251,7 +264,3 @@ class OpenAI:
                 param="model",
                 code="model_not_found",
             )
-
-
-def _tenant(request: Request) -> str:
-    return request.headers.get("authorization", "")  # whoever has the key

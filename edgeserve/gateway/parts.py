@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-from edgeserve.clock import Clock
+from edgeserve.clock import Clock, MonotonicClock
 from edgeserve.gateway.chat_template import ChatTemplate
 from edgeserve.gateway.guide import Guides
+from edgeserve.gateway.keys import KeyRing
 from edgeserve.gateway.loop_lag import LoopLag
 from edgeserve.gateway.tokenizer import Tokenizer
 from edgeserve.pipeline.generation import Engine
@@ -34,9 +35,11 @@ class GatewayParts:
     clock: Clock
     chat_template: ChatTemplate | None = None
     """None: the model has none."""
-    api_key: str = ""
-    """What clients send as a bearer token; empty lets everybody in."""
     loop_lag: LoopLag = field(default_factory=LoopLag)
+    keys: KeyRing = field(default_factory=lambda: KeyRing((), MonotonicClock()))
+    """Of whom is let in; without any, everybody is."""
+    cors_origins: tuple[str, ...] = ()
+    """Whose pages a browser lets ask, and read the answer; * is anybody's."""
     keep_alive_s: float = 15.0
     """Silence on a stream after which a comment is sent, since proxies cut idle connections after
     30 to 60 s.

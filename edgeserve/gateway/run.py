@@ -24,6 +24,12 @@ class Run:
         self.answer = Answer(order, parts.tokenizer, eos_ids=parts.eos_ids, stop=stop)
         self._parts = parts
         self._generation = generation
+        self._failure = ""
+
+    @property
+    def ended_by(self) -> str:
+        """Its finish reason, or else the type of the error, or 'cancelled': by its client."""
+        return self.answer.finish_reason or self._failure or "cancelled"
 
     async def finish(self) -> None:
         """Returns when the answer is complete; raises the error that ended it before."""
@@ -60,6 +66,9 @@ class Run:
     async def _next_token(self) -> Token:
         try:
             return await anext(self._generation)
+        except EdgeserveError as error:
+            self._failure = error.error_type
+            raise
         except StopAsyncIteration:
             raise EdgeserveError(
                 f"the pipeline ended the request after {len(self.answer.pieces)} of its "

@@ -15,6 +15,8 @@ from edgeserve.errors import BadSettings
 from edgeserve.families.folder import ModelSource, open_model
 from edgeserve.gateway.app import create_app
 from edgeserve.gateway.chat_template import read_chat_template
+from edgeserve.gateway.connection import Bounds, server_config
+from edgeserve.gateway.keys import read_keys
 from edgeserve.gateway.parts import GatewayParts, ModelFacts
 from edgeserve.gateway.progress import LoadDisplay
 from edgeserve.gateway.tokenizer import open_tokenizer
@@ -24,7 +26,6 @@ from edgeserve.wire.loop import run_on_loop, told_to_end
 log = logging.getLogger(__name__)
 
 BACKLOG = 1024
-SEND_S = 5  # for what is computed to reach its client, once the requests have ended
 
 
 def run_gateway(settings: GatewaySettings) -> int:
@@ -52,11 +53,11 @@ def run_gateway(settings: GatewaySettings) -> int:
 
 def _check_exposure(settings: GatewaySettings) -> None:
     """Nothing listens beyond loopback without a key, unless told to."""
-    if not settings.listen.is_loopback and not settings.api_key and not settings.insecure:
+    if not settings.listen.is_loopback and not settings.has_keys and not settings.insecure:
         raise BadSettings(
             f"--listen {settings.listen} is open to the network, and there is no key; set "
-            "EDGESERVE_API_KEY, or say "
-            "--insecure if everybody on this network may use this gateway"
+            "EDGESERVE_API_KEY or --api-key-file, or say --insecure if everybody on this network "
+            "may use this gateway"
         )
 
 
@@ -75,7 +76,8 @@ def _parts(
         tokenizer=open_tokenizer(source.folder, source.spec.vocab),
         chat_template=read_chat_template(source.folder),
         clock=clock,
-        api_key=settings.api_key,
+        keys=read_keys(settings, clock),
+        cors_origins=settings.cors_origins,
     )
 
 
@@ -84,12 +86,8 @@ async def _serve(
 ) -> None:
     told = told_to_end(settings.until_stdin_closes)
     listener = _listen(settings.listen)
-    server = _Server(
-        uvicorn.Config(
-            create_app(parts), log_config=None, access_log=False, lifespan="off", loop="none",
-            timeout_graceful_shutdown=SEND_S,
-        )
-    )  # fmt: skip
+    bounds = Bounds(connections=settings.max_connections)
+    server = _Server(server_config(create_app(parts), bounds))
     serving = asyncio.create_task(server.serve([listener]))
     watching = asyncio.create_task(parts.loop_lag.watch(parts.clock))
     ready = engine.start()

@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 Result = TypeVar("Result")
 Emit = Callable[[bytes], Awaitable[None]]
 """Sends some bytes of a stream."""
+STATUS_GONE = 499  # nginx's word for a client that closed its connection; it reaches nobody
 KEEP_ALIVE = b": keep-alive\n\n"
 
 

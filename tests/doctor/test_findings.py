@@ -167,7 +167,7 @@ def test_a_worker_open_to_the_network_without_a_token_would_not_start(
     ("settings", "is_refused"),
     [
         ({"listen": OPEN}, True),
-        ({"listen": OPEN, "api_key": "k"}, False),
+        ({"listen": OPEN, "api_key": ("k",)}, False),
         ({"listen": OPEN, "insecure": True}, False),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,16 @@ import tokenizers
 import uvicorn
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from edgeserve.clock import ManualClock
+from edgeserve.clock import ManualClock, Timekeeper
 from edgeserve.gateway.app import create_app
+from edgeserve.gateway.connection import Bounds, server_config
+from edgeserve.gateway.keys import Key, KeyRing, digest
 from edgeserve.gateway.parts import GatewayParts, ModelFacts
+from edgeserve.gateway.quota import Limits
 from edgeserve.gateway.tokenizer import open_tokenizer
 from edgeserve.testing import FakeEngine
 
+BOUNDS = Bounds(connections=100)
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 CORPUS = [
     "once upon a time there was a little girl who liked to play in the garden",
@@ -175,14 +179,13 @@ def client(
 
 
 @pytest.fixture
-def serving() -> Callable[[GatewayParts], AbstractAsyncContextManager[str]]:
+def serving() -> Callable[..., AbstractAsyncContextManager[str]]:
     """Serves on a free port of this machine, for what needs a real connection; gives its URL."""
 
     @asynccontextmanager
-    async def serving(parts: GatewayParts) -> AsyncIterator[str]:
+    async def serving(parts: GatewayParts, bounds: Bounds = BOUNDS) -> AsyncIterator[str]:
         listener = socket.create_server(("127.0.0.1", 0))
-        config = uvicorn.Config(create_app(parts), log_config=None, lifespan="off")
-        server = uvicorn.Server(config)
+        server = uvicorn.Server(server_config(create_app(parts), bounds))
         served = asyncio.create_task(server.serve([listener]))
         try:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -191,6 +194,15 @@ def serving() -> Callable[[GatewayParts], AbstractAsyncContextManager[str]]:
             await served
 
     return serving
+
+
+def key_ring(clock: Timekeeper, keys: Mapping[str, str], limits: Limits | None = None) -> KeyRing:
+    """Secrets by name, all with the same limits."""
+    limits = limits or Limits()
+    return KeyRing(
+        [Key(name=name, digest=digest(secret), limits=limits) for name, secret in keys.items()],
+        clock,
+    )
 
 
 def write_json(path: Path, document: Any) -> None:

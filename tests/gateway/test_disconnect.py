@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from urllib.parse import urlsplit
@@ -85,7 +85,11 @@ async def test_one_client_that_leaves_does_not_take_another_along(
 
 
 async def call(
-    parts: GatewayParts, route: str, gone: asyncio.Event, body: bytes = BODY
+    parts: GatewayParts,
+    route: str,
+    gone: asyncio.Event,
+    body: bytes = BODY,
+    headers: Sequence[tuple[bytes, bytes]] = (),
 ) -> list[Message]:
     """The app by hand, with a client that leaves when `gone` is set."""
     sent: list[Message] = []
@@ -106,7 +110,7 @@ async def call(
         "path": route,
         "raw_path": route.encode(),
         "query_string": b"",
-        "headers": [],
+        "headers": list(headers),
     }
     await create_app(parts)(scope, receive, send)
     return sent

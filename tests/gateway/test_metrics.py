@@ -13,9 +13,15 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from edgeserve.clock import ManualClock
 from edgeserve.gateway.loop_lag import LoopLag
-from edgeserve.gateway.metrics import PREFIX, LoopCollector, PipelineCollector
+from edgeserve.gateway.metrics import (
+    PREFIX,
+    LoopCollector,
+    PipelineCollector,
+    TenantCollector,
+)
 from edgeserve.pipeline.generation import Status
 from edgeserve.testing import FakeEngine
+from tests.gateway.conftest import key_ring
 
 ROOT = Path(__file__).parents[2]
 SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum")}
@@ -204,7 +210,9 @@ async def test_before_there_is_a_plan_it_says_that_nothing_is_ready() -> None:
 
 @pytest.fixture
 def families() -> list[Metric]:
-    collectors = LoopCollector(LoopLag()), PipelineCollector(FakeEngine(ManualClock()))
+    clock = ManualClock()
+    tenants = TenantCollector(key_ring(clock, {"me": "open sesame"}))
+    collectors = LoopCollector(LoopLag()), PipelineCollector(FakeEngine(clock)), tenants
     return [family for each in collectors for family in each.collect()]
 
 

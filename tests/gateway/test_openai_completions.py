@@ -19,6 +19,7 @@ from edgeserve.gateway.openai_error import OPENAI_PATHS
 from edgeserve.gateway.parts import GatewayParts
 from edgeserve.pipeline.generation import Generation, Order, Status, Token
 from edgeserve.testing import LOGPROB, FakeEngine
+from tests.gateway.conftest import key_ring
 from tests.gateway.test_disconnect import call
 
 ClientFor = Callable[[GatewayParts], httpx.AsyncClient]
@@ -362,7 +363,7 @@ async def test_refusals_speak_of_the_fields_of_this_route(client: httpx.AsyncCli
 async def test_errors_have_openais_shape_on_its_routes_and_ours_elsewhere(
     parts: GatewayParts, client_for: ClientFor
 ) -> None:
-    locked = client_for(replace(parts, api_key="open sesame"))
+    locked = client_for(replace(parts, keys=key_ring(parts.clock, {"me": "open sesame"})))
     for path in OPENAI_PATHS:
         answer = await locked.post(path)
         assert answer.status_code == 401

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from edgeserve.gateway.parts import GatewayParts
+from tests.gateway.conftest import key_ring
 from tests.timing.trace_schema import check_trace
 
 
@@ -36,7 +37,7 @@ async def test_before_the_first_step_it_is_empty_and_still_a_trace(
 async def test_it_is_closed_to_those_without_the_key(
     path: str, parts: GatewayParts, client_for: Callable[[GatewayParts], httpx.AsyncClient]
 ) -> None:
-    client = client_for(replace(parts, api_key="open"))
+    client = client_for(replace(parts, keys=key_ring(parts.clock, {"me": "open"})))
     assert (await client.get(path)).status_code == 401
     key = {"authorization": "Bearer open"}
     assert (await client.get(path, headers=key)).status_code == 200

@@ -1,0 +1,162 @@
+"""A client's connection, bounded: what may be sent before a body, how long sending may take, and
+how many connections there may be.
+
+uvicorn's protocol keeps the headers of a request until they are complete, however many come and
+however slowly, and has no bound on a connection that says nothing. So a few clients could fill the
+memory, and a thousand sleeping ones take all file descriptors. What is refused here never becomes a
+request; that is why these errors are written out by hand. Everything that does is the border's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
+
+from edgeserve.errors import (
+    EdgeserveError,
+    HeadersTooLarge,
+    Overloaded,
+    PayloadTooLarge,
+    TooSlow,
+)
+
+HEAD_BYTES_MAX = 32 * 2**10  # nginx's: four buffers of 8 KiB
+HEADERS_MAX = 100  # Apache's; browsers and proxies together send some 30
+MESSAGE_BYTES_MAX = 16 * 2**20  # a body of 2 MiB in chunks of one byte has 12 MiB
+HEAD_S = 10.0  # a head fits into a few packets
+BODY_S = 60.0  # 2 MiB need 17 s at 1 Mbit/s
+GRACE_S = 5.0  # for the border, which tells of a slow body in the shape of its route
+SEND_S = 5  # for what is computed to reach its client, once the requests have ended
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    connections: int
+    head_s: float = HEAD_S
+    body_s: float = BODY_S + GRACE_S
+
+
+def server_config(app: ASGIApp, bounds: Bounds) -> uvicorn.Config:
+    """Of a server that logs nothing by itself and speaks HTTP/1.1 alone."""
+    protocol: Any = partial(BoundedConnection, bounds)
+    return uvicorn.Config(
+        app, http=protocol, ws="none", loop="none", lifespan="off", log_config=None,
+        access_log=False, timeout_graceful_shutdown=SEND_S,
+    )  # fmt: skip
+
+
+class BoundedConnection(HttpToolsProtocol):
+    """One request after another, each of which is a head and then a body."""
+
+    def __init__(self, bounds: Bounds, **of_uvicorn: Any) -> None:
+        super().__init__(**of_uvicorn)
+        self._bounds = bounds
+        self._in_head = True
+        self._message_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._answering: RequestResponseCycle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        most = self._bounds.connections
+        if len(self.connections) > most:
+            self._refuse(
+                Overloaded(
+                    f"{most} connections are open, and no more are taken; try again in 1 s",
+                    retry_after_s=1,
+                    connections_max=most,
+                )
+            )
+        else:
+            self._expect_within(self._bounds.head_s)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """uvicorn tells only the newest request, which may not have begun: it waits for an earlier
+        one's answer, for which more would be computed.
+        """
+        self._expect_nothing()
+        super().connection_lost(exc)
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
+
+    def data_received(self, data: bytes) -> None:
+        """What a message began amid is not counted: a read has 256 KiB at most."""
+        was_in_head = self._in_head
+        super().data_received(data)
+        if self._in_head == was_in_head and not self.transport.is_closing():
+            self._message_bytes += len(data)
+            self._check_size()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head, self._message_bytes = True, 0
+        self._expect_within(self._bounds.head_s)
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        self._in_head = False
+        self._expect_within(self._bounds.body_s)
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._expect_nothing()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _check_size(self) -> None:
+        if self._in_head and self._message_bytes > HEAD_BYTES_MAX:
+            self._refuse(
+                HeadersTooLarge(
+                    f"URL and headers have {self._message_bytes} bytes or more; at most "
+                    f"{HEAD_BYTES_MAX} are taken; send fewer",
+                    head_bytes_max=HEAD_BYTES_MAX,
+                )
+            )
+        elif self._message_bytes > MESSAGE_BYTES_MAX:
+            self._refuse(PayloadTooLarge("the body and what frames it have no end"))
+
+    def _expect_within(self, seconds: float) -> None:
+        """The next part of the message, or else the connection is closed."""
+        self._expect_nothing()
+        self._timer = self.loop.call_later(seconds, self._late, seconds)
+
+    def _expect_nothing(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _late(self, seconds: float) -> None:
+        what = "headers were" if self._in_head else "body was"
+        self._refuse(TooSlow(f"the {what} not complete within {seconds:g} s; send faster"))
+
+    def _refuse(self, error: EdgeserveError) -> None:
+        """Closes, and says why unless what is written would seem part of an answer."""
+        if self._may_answer():
+            body = json.dumps(error.to_json()).encode()
+            head = (
+                f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+                f"connection: close\r\n\r\n"
+            )
+            self.transport.write(STATUS_LINE[error.http_status] + head.encode() + body)
+        self.transport.close()
+
+    def _may_answer(self) -> bool:
+        cycle: Any = self.cycle  # None before the first head is complete
+        if cycle is None:
+            return True
+        if self.pipeline:  # the newest request waits behind one that is still to be answered
+            return False
+        return bool(cycle.response_complete if self._in_head else not cycle.response_started)

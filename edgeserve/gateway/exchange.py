@@ -1,0 +1,106 @@
+"""One request and its answer, from the first byte to the last, for those who tell of it afterwards:
+the log and a trace. And what it holds of its key's quota meanwhile, which it gives back however it
+ends.
+
+The border opens it and closes it; a route adds the sequences that it runs for it. Refuses to know
+what is told of it, and to whom.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import Request
+from starlette.types import Scope
+
+from edgeserve.gateway.keys import Tenant
+from edgeserve.gateway.quota import Reservation
+from edgeserve.gateway.run import Run
+from edgeserve.pipeline.generation import Order
+
+_log = logging.getLogger(__name__)
+PATH_CHARACTERS_MAX = 200
+
+
+@dataclass(kw_only=True, eq=False)
+class Exchange:
+    request_id: str
+    scope: Scope
+    started_s: float
+    """On the gateway's clock, which durations are taken from."""
+    started_unix_ns: int
+    """By the calendar, which a trace is dated with."""
+    tenant: Tenant | None = None
+    """None until the key is known."""
+    status: int = 0
+    """0 if no answer began."""
+    error_type: str = ""
+    runs: list[Run] = field(default_factory=list)
+    total_s: float = 0.0
+    """Known once it is closed."""
+    _reserved: Reservation | None = None
+
+    @property
+    def tenant_name(self) -> str:
+        return self.tenant.name if self.tenant else ""
+
+    @property
+    def path(self) -> str:
+        path: str = self.scope["path"]
+        return path[:PATH_CHARACTERS_MAX]
+
+    @property
+    def is_news(self) -> bool:
+        """Whoever only looked, and was shown, is none: a scrape of /metrics, say."""
+        return self.scope["method"] != "GET" or self.status >= 400
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of each sequence, as a quota counts them."""
+        return sum(len(run.order.prompt) for run in self.runs)
+
+    @property
+    def output_tokens(self) -> int:
+        return sum(len(run.answer.pieces) for run in self.runs)
+
+    def reserve(self, orders: Sequence[Order]) -> None:
+        """Raises what keeps them out. To be asked before any of them is submitted."""
+        assert self.tenant is not None, "whoever asks for tokens has passed the border"
+        assert self._reserved is None, "an exchange reserves once"
+        tokens = sum(len(order.prompt) + order.max_new_tokens for order in orders)
+        self._reserved = self.tenant.quota.reserve(len(orders), tokens)
+
+    def close(self, now_s: float) -> None:
+        self.total_s = now_s - self.started_s
+        if self.tenant is not None and self._reserved is not None:
+            self.tenant.quota.close(self._reserved, self.prompt_tokens + self.output_tokens)
+
+
+Tell = Callable[[Exchange], None]
+"""What is done with an exchange that is over."""
+
+
+def exchange_of(request: Request) -> Exchange:
+    """The border has put it there."""
+    exchange: Exchange = request.scope["state"]["exchange"]
+    return exchange
+
+
+def log_exchange(exchange: Exchange) -> None:
+    """One line for each request; those that are no news are for debugging."""
+    facts: dict[str, Any] = {
+        "method": exchange.scope["method"],
+        "path": exchange.path,
+        "status": exchange.status,
+        "ms": round(exchange.total_s * 1e3, 1),
+    }
+    if exchange.error_type:
+        facts["error_type"] = exchange.error_type
+    if exchange.runs:
+        facts["prompt_tokens"] = exchange.prompt_tokens
+        facts["output_tokens"] = exchange.output_tokens
+        facts["finish_reason"] = ",".join(run.ended_by for run in exchange.runs)
+    _log.log(logging.INFO if exchange.is_news else logging.DEBUG, "request", extra=facts)

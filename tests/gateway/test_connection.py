@@ -1,0 +1,217 @@
+"""What a client may do to a connection, over real ones: how much it may send, how slowly, how many
+it may open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from edgeserve.gateway.connection import HEAD_BYTES_MAX, HEADERS_MAX, MESSAGE_BYTES_MAX, Bounds
+from edgeserve.gateway.parts import GatewayParts
+from edgeserve.testing import FakeEngine
+
+Serving = Callable[..., AbstractAsyncContextManager[str]]
+HURRIED = Bounds(connections=3, head_s=0.2, body_s=0.2)
+REQUEST = b'POST /generate HTTP/1.1\r\nhost: x\r\ncontent-length: 15\r\n\r\n{"inputs": "a"}'
+PATIENCE_S = 10
+MIB = 2**20
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(30)]
+
+
+@asynccontextmanager
+async def connected(
+    url: str,
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    where = urlsplit(url)
+    reader, writer = await asyncio.open_connection(where.hostname, where.port)
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            yield reader, writer
+    finally:
+        writer.transport.abort()
+
+
+async def answer_of(reader: asyncio.StreamReader) -> tuple[int, dict[str, Any]]:
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    return int(head.split()[1]), json.loads(await reader.readexactly(length))
+
+
+async def is_closed(reader: asyncio.StreamReader) -> bool:
+    with suppress(ConnectionResetError):
+        return await reader.read(1) == b""
+    return True
+
+
+# -- how much
+
+
+async def test_headers_without_an_end_are_cut_off_and_not_kept(
+    parts: GatewayParts, serving: Serving
+) -> None:
+    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    async with serving(parts) as url, connected(url) as (reader, writer):
+        writer.write(b"GET /livez HTTP/1.1\r\nx-long: ")
+        sent = 0
+        with suppress(ConnectionError):
+            for _ in range(100):
+                writer.write(b"x" * MIB)
+                await writer.drain()
+                sent += 1
+        assert await is_closed(reader) or sent < 100
+    assert sent < 20, "what the two sockets hold, and no more"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 30 * 1024
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"x-long: " + b"x" * HEAD_BYTES_MAX,
+        b"\r\n".join(b"x-%d: y" % i for i in range(HEADERS_MAX + 1)),
+    ],
+    ids=["long", "many"],
+)
+async def test_headers_with_an_end_that_are_too_many_are_told_so(
+    head: bytes, parts: GatewayParts, serving: Serving
+) -> None:
+    async with serving(parts) as url, connected(url) as (reader, writer):
+        writer.write(b"GET /livez HTTP/1.1\r\n" + head + b"\r\n\r\n")
+        status, document = await answer_of(reader)
+    assert (status, document["error_type"]) == (431, "headers_too_large")
+
+
+async def test_as_many_headers_as_are_taken_are_taken(
+    parts: GatewayParts, serving: Serving
+) -> None:
+    headers = {f"x-{i}": "y" * 200 for i in range(HEADERS_MAX - 10)}
+    async with serving(parts) as url, httpx.AsyncClient() as client:
+        answer = await client.get(f"{url}/livez", headers=headers)
+    assert answer.status_code == 200
+
+
+async def test_a_body_that_goes_on_behind_its_refusal_is_cut_off(
+    parts: GatewayParts, serving: Serving
+) -> None:
+    async with serving(parts) as url, connected(url) as (reader, writer):
+        writer.write(b"POST /nope HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n")
+        status, _ = await answer_of(reader)
+        sent = 0
+        with suppress(ConnectionError):
+            while sent < 4 * MESSAGE_BYTES_MAX:
+                writer.write(b"100000\r\n" + b"x" * MIB + b"\r\n")
+                await writer.drain()
+                sent += MIB
+        assert await is_closed(reader)
+    assert status == 404
+    assert sent < 3 * MESSAGE_BYTES_MAX
+
+
+# -- how slowly
+
+
+@pytest.mark.parametrize(
+    ("said", "part"), [(b"", "headers were"), (b"GET /livez HTTP/1.1\r\nx: ", "headers were")]
+)
+async def test_who_does_not_come_to_a_request_is_told_and_cut_off(
+    said: bytes, part: str, parts: GatewayParts, serving: Serving
+) -> None:
+    async with serving(parts, HURRIED) as url, connected(url) as (reader, writer):
+        writer.write(said)
+        status, document = await answer_of(reader)
+        assert await is_closed(reader)
+    assert (status, document["error_type"]) == (408, "too_slow")
+    assert document["error"] == f"the {part} not complete within 0.2 s; send faster"
+
+
+async def test_a_trickle_does_not_buy_time(parts: GatewayParts, serving: Serving) -> None:
+    async with serving(parts, HURRIED) as url, connected(url) as (reader, writer):
+        status, _ = await answer_while_trickling(reader, writer, b"GET /livez HTTP/1.1\r\nx: ")
+        assert status == 408
+
+
+async def test_a_body_that_trickles_is_told_and_cut_off(
+    parts: GatewayParts, engine: FakeEngine, serving: Serving
+) -> None:
+    async with serving(parts, HURRIED) as url, connected(url) as (reader, writer):
+        status, document = await answer_while_trickling(reader, writer, REQUEST[:-14])
+    assert (status, document["error"]) == (
+        408,
+        "the body was not complete within 0.2 s; send faster",
+    )
+    assert engine.orders == []
+
+
+async def answer_while_trickling(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, begin: bytes
+) -> tuple[int, dict[str, Any]]:
+    async def trickle() -> None:
+        writer.write(begin)
+        for _ in range(13):
+            writer.write(b" ")
+            await asyncio.sleep(0.05)
+
+    trickling = asyncio.create_task(trickle())
+    try:
+        return await answer_of(reader)
+    finally:
+        trickling.cancel()
+
+
+async def test_a_long_answer_is_not_a_slow_request(
+    parts: GatewayParts, engine: FakeEngine, serving: Serving
+) -> None:
+    engine.hold()
+    async with serving(parts, HURRIED) as url, connected(url) as (reader, writer):
+        writer.write(REQUEST)
+        await engine.wait_for_orders(1)
+        await asyncio.sleep(2 * HURRIED.body_s)
+        engine.release()
+        status, _ = await answer_of(reader)
+        assert status == 200
+        await asyncio.sleep(1.5 * HURRIED.head_s)
+        writer.write(REQUEST)
+        status, _ = await answer_of(reader)
+        assert status == 200, "between two requests the connection may rest"
+
+
+async def test_who_is_cut_off_amid_an_answer_does_not_find_an_error_in_it(
+    parts: GatewayParts, engine: FakeEngine, serving: Serving
+) -> None:
+    engine.hold()
+    async with serving(parts, HURRIED) as url, connected(url) as (reader, writer):
+        writer.write(REQUEST + REQUEST[:-5])
+        assert await is_closed(reader)
+        await engine.wait_for_cancelled(1)
+
+
+# -- how many
+
+
+async def test_one_connection_too_many_is_told_and_closed_and_the_others_are_not(
+    parts: GatewayParts, serving: Serving
+) -> None:
+    bounds = Bounds(connections=2)
+    async with serving(parts, bounds) as url, connected(url) as first, connected(url) as second:
+        for reader, writer in (first, second):
+            writer.write(b"GET /livez HTTP/1.1\r\n\r\n")
+            assert (await answer_of(reader))[0] == 200
+        async with connected(url) as (reader, _):
+            status, document = await answer_of(reader)
+            assert (status, document["connections_max"]) == (429, 2)
+            assert await is_closed(reader)
+        second[1].transport.abort()
+        async with httpx.AsyncClient() as client:
+            while (await client.get(f"{url}/livez")).status_code == 429:
+                await asyncio.sleep(0.01)
+        first[1].write(b"GET /livez HTTP/1.1\r\n\r\n")
+        assert (await answer_of(first[0]))[0] == 200
