@@ -38,6 +38,7 @@ BROAD_EXCEPTS = {
 LOCAL_IMPORTS = {
     "edgeserve/cli.py": "--help must not wait for torch",
     "edgeserve/gateway/guide.py": "llguidance's tables are for those who ask for a grammar",
+    "edgeserve/gateway/serve.py": "OpenTelemetry is an extra",
     "edgeserve/probe/plot.py": "matplotlib is an extra, and slow to import",
     "edgeserve/worker/stage.py": "Triton is there only where PyTorch was built for CUDA",
 }

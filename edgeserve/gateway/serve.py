@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 
 import uvicorn
 
@@ -16,6 +17,7 @@ from edgeserve.families.folder import ModelSource, open_model
 from edgeserve.gateway.app import create_app
 from edgeserve.gateway.chat_template import read_chat_template
 from edgeserve.gateway.connection import Bounds, server_config
+from edgeserve.gateway.exchange import Tell, log_exchange
 from edgeserve.gateway.keys import read_keys
 from edgeserve.gateway.parts import GatewayParts, ModelFacts
 from edgeserve.gateway.progress import LoadDisplay
@@ -47,7 +49,8 @@ def run_gateway(settings: GatewaySettings) -> int:
             Hooks(planned=display.planned, progress=display.progress),
         )
         parts = _parts(settings, source, engine, clock)
-        run_on_loop(_serve(settings, parts, engine, display))
+        with _traced(settings.otlp_endpoint, source.name) as tell:
+            run_on_loop(_serve(settings, parts, engine, display, (log_exchange, *tell)))
     return 0
 
 
@@ -59,6 +62,22 @@ def _check_exposure(settings: GatewaySettings) -> None:
             "EDGESERVE_API_KEY or --api-key-file, or say --insecure if everybody on this network "
             "may use this gateway"
         )
+
+
+@contextmanager
+def _traced(endpoint: str, model: str) -> Iterator[Sequence[Tell]]:
+    if not endpoint:
+        yield ()
+        return
+    try:
+        from edgeserve.gateway.otel import open_tracing
+    except ImportError as error:
+        raise BadSettings(
+            f"--otlp-endpoint needs OpenTelemetry's SDK, and there is no {error.name}; say pip "
+            "install 'edgeserve[otel]', or leave --otlp-endpoint out"
+        ) from None
+    with closing(open_tracing(endpoint, model)) as tracing:
+        yield (tracing.tell,)
 
 
 def _parts(
@@ -82,12 +101,16 @@ def _parts(
 
 
 async def _serve(
-    settings: GatewaySettings, parts: GatewayParts, engine: PipelineEngine, display: LoadDisplay
+    settings: GatewaySettings,
+    parts: GatewayParts,
+    engine: PipelineEngine,
+    display: LoadDisplay,
+    tell: Sequence[Tell],
 ) -> None:
     told = told_to_end(settings.until_stdin_closes)
     listener = _listen(settings.listen)
     bounds = Bounds(connections=settings.max_connections)
-    server = _Server(server_config(create_app(parts), bounds))
+    server = _Server(server_config(create_app(parts, tell), bounds))
     serving = asyncio.create_task(server.serve([listener]))
     watching = asyncio.create_task(parts.loop_lag.watch(parts.clock))
     ready = engine.start()

@@ -13,12 +13,13 @@ from typing import Any
 
 import httpx
 import pytest
-from starlette.types import Message
+from starlette.types import Message, Receive, Scope, Send
 
 from edgeserve.clock import ManualClock
-from edgeserve.errors import Overloaded, named_errors
+from edgeserve.errors import Overloaded, TooSlow, named_errors
 from edgeserve.gateway.app import create_app
-from edgeserve.gateway.border import BODY_BYTES_MAX, Border, error_response
+from edgeserve.gateway.border import BODY_BYTES_MAX, Border, LimitBody, error_response
+from edgeserve.gateway.connection import HEAD_BYTES_MAX, HEADERS_MAX
 from edgeserve.gateway.health import OPEN_PATHS
 from edgeserve.gateway.parts import GatewayParts
 from edgeserve.testing import FakeEngine
@@ -266,13 +267,30 @@ async def test_a_websocket_is_closed(parts: GatewayParts) -> None:
 # -- ids ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["/livez", "/nope", "/generate_stream"])
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/livez", b"", 405),
+        ("/nope", b"", 404),
+        ("/generate", b"{", 400),
+        ("/generate", b'{"inputs": 1}', 422),
+        ("/generate", b" " * (BODY_BYTES_MAX + 1), 413),
+        ("/generate_stream", b'{"inputs": "x"}', 200),
+        ("/v1/completions", b'{"prompt": "x", "stream": true}', 200),
+    ],
+)
 async def test_a_request_keeps_the_id_that_its_client_gave_it(
-    path: str, client: httpx.AsyncClient
+    path: str, body: bytes, status: int, client: httpx.AsyncClient
 ) -> None:
     headers = {"X-Request-ID": "trace-1.2_Z"}
-    answer = await client.post(path, json={"inputs": "x"}, headers=headers)
+    answer = await client.post(path, content=body, headers=headers)
     assert answer.headers["x-request-id"] == "trace-1.2_Z"
+    assert answer.status_code == status
+
+
+async def test_a_request_without_a_key_has_an_id_as_well(locked: httpx.AsyncClient) -> None:
+    answer = await locked.get("/metrics", headers={"X-Request-ID": "trace-1.2_Z"})
+    assert (answer.status_code, answer.headers["x-request-id"]) == (401, "trace-1.2_Z")
 
 
 @pytest.mark.parametrize("wanted", [None, "", "a b", "x" * 65, "new\tline", "\xfc", "../x"])
@@ -317,3 +335,112 @@ async def test_requests_do_not_disturb_one_another(
     texts = [answer.json()["generated_text"] for answer in await asyncio.gather(*asked)]
     assert texts == [prompt * 2 for prompt in prompts]
     assert engine.running == 0
+
+
+# -- heads and slow bodies ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"x-long": "x" * HEAD_BYTES_MAX}, {f"x-{i}": "y" for i in range(HEADERS_MAX + 1)}],
+    ids=["long", "many"],
+)
+async def test_too_much_before_the_body_is_refused_in_bounded_words(
+    headers: dict[str, str], client: httpx.AsyncClient
+) -> None:
+    answer = await client.get("/livez", headers=headers)
+    assert answer.status_code == 431
+    assert answer.json()["head_bytes_max"] == HEAD_BYTES_MAX
+    assert re.search(r"URL and \d+ headers have \d+ bytes", answer.json()["error"])
+    assert len(answer.text) < 300
+
+
+async def test_a_long_url_counts_as_well(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/livez?" + "x" * HEAD_BYTES_MAX)).status_code == 431
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
+    async def reads(_scope: Scope, receive: Receive, _send: Send) -> None:
+        while (await receive())["more_body"]:
+            pass
+
+    arriving = [{"type": "http.request", "body": b"ab", "more_body": True}]
+
+    async def receive() -> Message:
+        if not arriving:
+            await asyncio.Event().wait()
+        return arriving.pop()
+
+    scope: Scope = {"type": "http", "path": "/generate", "headers": []}
+    with pytest.raises(TooSlow, match="not complete 0.01 s after its headers") as slow:
+        await LimitBody(reads, body_s=0.01)(scope, receive, _unheard)
+    assert slow.value.numbers == {"body_s_max": 0.01, "body_bytes": 2}
+
+
+async def test_after_its_body_a_request_may_take_as_long_as_it_likes() -> None:
+    async def serves(_scope: Scope, receive: Receive, _send: Send) -> None:
+        assert (await receive())["body"] == b"ab"
+        assert (await receive())["type"] == "http.disconnect"
+
+    arriving = [{"type": "http.request", "body": b"ab", "more_body": False}]
+
+    async def receive() -> Message:
+        if not arriving:
+            await asyncio.sleep(0.05)
+            return {"type": "http.disconnect"}
+        return arriving.pop()
+
+    scope: Scope = {"type": "http", "path": "/generate", "headers": []}
+    await LimitBody(serves, body_s=0.01)(scope, receive, _unheard)
+
+
+async def _unheard(_message: Message) -> None:
+    raise AssertionError("nothing is to be said")
+
+
+# -- pages of other origins --------------------------------------------------------------------
+
+PAGE = {"Origin": "https://chat.example"}
+MAY_I = {**PAGE, "Access-Control-Request-Method": "POST"}
+
+
+@pytest.fixture
+def shared(parts: GatewayParts, client_for: ClientFor) -> httpx.AsyncClient:
+    keys = key_ring(parts.clock, {"me": KEY})
+    return client_for(replace(parts, keys=keys, cors_origins=("https://chat.example",)))
+
+
+async def test_no_other_origin_is_let_in_unless_it_is_named(
+    client: httpx.AsyncClient, shared: httpx.AsyncClient
+) -> None:
+    for answer in (
+        await client.options("/generate", headers=MAY_I),
+        await client.post("/generate", json={"inputs": "x"}, headers=PAGE),
+        await shared.get("/livez", headers={"Origin": "https://evil.example"}),
+    ):
+        assert "access-control-allow-origin" not in answer.headers
+    assert (await client.options("/generate", headers=MAY_I)).status_code == 405
+
+
+async def test_a_page_of_a_named_origin_may_ask_with_a_key(shared: httpx.AsyncClient) -> None:
+    wish = {**MAY_I, "Access-Control-Request-Headers": "authorization,x-stainless-os"}
+    allowed = await shared.options("/generate", headers=wish)
+    assert allowed.status_code == 200
+    assert allowed.headers["access-control-allow-origin"] == "https://chat.example"
+    assert "authorization" in allowed.headers["access-control-allow-headers"]
+    assert "access-control-allow-credentials" not in allowed.headers
+    headers = {**PAGE, "Authorization": f"Bearer {KEY}"}
+    answer = await shared.post("/generate", json={"inputs": "x"}, headers=headers)
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-origin"] == "https://chat.example"
+    assert "x-request-id" in answer.headers["access-control-expose-headers"]
+
+
+async def test_a_page_needs_a_key_like_everybody_and_can_read_that_it_does(
+    shared: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    for headers in (PAGE, MAY_I):
+        answer = await shared.post("/generate", json={"inputs": "x"}, headers=headers)
+        assert answer.status_code == 401
+        assert answer.headers["access-control-allow-origin"] == "https://chat.example"
+    assert engine.orders == []
