@@ -1,16 +1,18 @@
 """A trace of each request for an OpenTelemetry collector: one span for the request, and below it
 one for each stage that took part.
 
-All of it is made when the request is over, of what the exchange and the receipts hold: while tokens
-are generated there is nothing to do. Stages tell durations and no instants, so their spans are
-drawn one behind the other, each as long as the stage's share. The SDK sends them, on a thread of
-its own. Refuses to know prompts and answers: none is ever in a trace.
+All of it is made when the request is over, of what the exchange and the receipts hold, on a thread
+of its own: while tokens are generated there is nothing to do. Stages tell durations and no
+instants, so their spans are drawn one behind the other, each as long as the stage's share. Refuses
+to know prompts and answers: none is ever in a trace.
 
 The SDK is an extra; nothing imports this module but for `--otlp-endpoint`.
 """
 
 from __future__ import annotations
 
+import logging
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from opentelemetry.context import Context
@@ -25,6 +27,7 @@ from starlette.datastructures import Headers
 import edgeserve
 from edgeserve.gateway.exchange import Exchange
 
+_log = logging.getLogger(__name__)
 NS_PER_MS = 1_000_000
 STAGE_KINDS = ("compute_ms", "transfer_ms", "waiting_ms")
 
@@ -43,10 +46,19 @@ class Tracing:
         self._tracer = self._provider.get_tracer("edgeserve", edgeserve.__version__)
         self._callers = TraceContextTextMapPropagator()
         self._model = model
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="traces")
 
     def tell(self, exchange: Exchange) -> None:
-        if not exchange.is_news:
-            return
+        """Returns at once: a long answer's receipt takes longer to make than others may wait."""
+        if exchange.is_news:
+            self._thread.submit(self._draw, exchange).add_done_callback(_note)
+
+    def close(self) -> None:
+        """Sends what is there."""
+        self._thread.shutdown()
+        self._provider.shutdown()
+
+    def _draw(self, exchange: Exchange) -> None:
         start_ns = exchange.started_unix_ns
         route = _route(exchange)
         span = self._tracer.start_span(
@@ -62,10 +74,6 @@ class Tracing:
             if exchange.runs:
                 self._tell_generation(exchange, span)
         span.end(end_time=start_ns + round(exchange.total_s * 1e9))
-
-    def close(self) -> None:
-        """Sends what is there."""
-        self._provider.shutdown()
 
     def _tell_generation(self, exchange: Exchange, request: Span) -> None:
         receipts = [run.receipt() for run in exchange.runs]
@@ -87,6 +95,11 @@ class Tracing:
         end_ns = start_ns + _ns(sum(stage[kind] for kind in STAGE_KINDS))
         span.end(end_time=end_ns)
         return end_ns
+
+
+def _note(drawn: Future[None]) -> None:
+    if fault := drawn.exception():
+        _log.error("a trace was lost", exc_info=fault)
 
 
 def _route(exchange: Exchange) -> str:

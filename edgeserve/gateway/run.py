@@ -25,6 +25,7 @@ class Run:
         self._parts = parts
         self._generation = generation
         self._failure = ""
+        self._receipt: dict[str, Any] | None = None
 
     @property
     def ended_by(self) -> str:
@@ -55,8 +56,13 @@ class Run:
                 await emit(event_of(piece))
 
     def receipt(self) -> dict[str, Any]:
-        now_s = self._parts.clock.now_s()
-        return self._generation.receipt(now_s, len(self.answer.pieces))
+        """Of a complete answer it is made once: its client, and whoever traces it, see the same."""
+        if self._receipt is not None:
+            return self._receipt
+        receipt = self._generation.receipt(self._parts.clock.now_s(), len(self.answer.pieces))
+        if self.answer.finish_reason is not None:
+            self._receipt = receipt
+        return receipt
 
     def close(self) -> None:
         """Frees what the request holds, if it would go on."""

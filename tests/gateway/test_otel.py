@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -14,6 +14,7 @@ import pytest
 from edgeserve.clock import MonotonicClock, unix_ns
 from edgeserve.errors import BadSettings, StageUnavailable
 from edgeserve.gateway.app import create_app
+from edgeserve.gateway.exchange import Exchange
 from edgeserve.gateway.parts import GatewayParts
 from edgeserve.gateway.serve import _traced
 from edgeserve.testing import COMPUTE_SHARE, FakeEngine
@@ -29,6 +30,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from edgeserve.gateway.otel import Tracing, open_tracing
 
+Told = Callable[[], tuple[ReadableSpan, ...]]
 BODY = {"inputs": "abc", "parameters": {"max_new_tokens": 4}}
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 CALLER = "b7ad6b7169203331"
@@ -45,6 +47,17 @@ def tracing(exporter: InMemorySpanExporter) -> Tracing:
 
 
 @pytest.fixture
+def told(tracing: Tracing, exporter: InMemorySpanExporter) -> Told:
+    """All spans, once all are made."""
+
+    def told() -> tuple[ReadableSpan, ...]:
+        tracing.close()
+        return exporter.get_finished_spans()
+
+    return told
+
+
+@pytest.fixture
 def traced(parts: GatewayParts, tracing: Tracing) -> httpx.AsyncClient:
     return client_of(parts, tracing)
 
@@ -54,9 +67,9 @@ def client_of(parts: GatewayParts, tracing: Tracing) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=transport, base_url="http://gateway")
 
 
-def spans(exporter: InMemorySpanExporter) -> tuple[ReadableSpan, list[ReadableSpan]]:
+def spans(told: Told) -> tuple[ReadableSpan, list[ReadableSpan]]:
     """The request's, and those of stages."""
-    *stages, request = exporter.get_finished_spans()
+    *stages, request = told()
     return request, stages
 
 
@@ -67,13 +80,13 @@ def length_ms(span: ReadableSpan) -> float:
 
 
 async def test_a_request_is_a_span_and_its_stages_lie_below_it(
-    parts: GatewayParts, tracing: Tracing, exporter: InMemorySpanExporter
+    parts: GatewayParts, tracing: Tracing, told: Told
 ) -> None:
     client = client_of(replace(parts, keys=key_ring(parts.clock, {"alice": "k"})), tracing)
     headers = {"authorization": "Bearer k", "x-request-id": "abc"}
     before_ns = unix_ns()
     await client.post("/generate", json=BODY, headers=headers)
-    request, stages = spans(exporter)
+    request, stages = spans(told)
     assert (request.name, request.kind, request.parent) == ("POST /generate", SpanKind.SERVER, None)
     assert dict(request.attributes or {}) == {
         "http.request.method": "POST",
@@ -125,10 +138,10 @@ async def test_a_callers_trace_goes_on_if_it_is_one(
     traceparent: str,
     parent: str | None,
     traced: httpx.AsyncClient,
-    exporter: InMemorySpanExporter,
+    told: Told,
 ) -> None:
     await traced.post("/generate", json=BODY, headers={"traceparent": traceparent})
-    request, stages = spans(exporter)
+    request, stages = spans(told)
     assert request.context is not None
     if parent is None:
         assert request.parent is None
@@ -140,18 +153,18 @@ async def test_a_callers_trace_goes_on_if_it_is_one(
 
 
 async def test_what_the_caller_does_not_sample_is_not_sent(
-    traced: httpx.AsyncClient, exporter: InMemorySpanExporter
+    traced: httpx.AsyncClient, told: Told
 ) -> None:
     await traced.post("/generate", json=BODY, headers={"traceparent": f"00-{TRACE}-{CALLER}-00"})
-    assert exporter.get_finished_spans() == ()
+    assert told() == ()
 
 
 async def test_each_of_several_answers_has_its_stages(
-    traced: httpx.AsyncClient, exporter: InMemorySpanExporter
+    traced: httpx.AsyncClient, told: Told
 ) -> None:
     chunks = {"prompt": "abc", "n": 2, "max_tokens": 2, "stream": True}
     await traced.post("/v1/completions", json=chunks)
-    request, stages = spans(exporter)
+    request, stages = spans(told)
     assert request.attributes is not None
     assert request.attributes["gen_ai.response.finish_reasons"] == ("length", "length")
     assert request.attributes["gen_ai.request.choice.count"] == 2
@@ -160,13 +173,13 @@ async def test_each_of_several_answers_has_its_stages(
 
 
 async def test_what_was_refused_has_a_span_without_stages(
-    traced: httpx.AsyncClient, exporter: InMemorySpanExporter, engine: FakeEngine
+    traced: httpx.AsyncClient, told: Told, engine: FakeEngine
 ) -> None:
     engine.lose_stage(1)
     await traced.post("/generate", json=BODY)
     await traced.post("/generate", json={"inputs": 3})
     await traced.get("/made/up")
-    lost, malformed, nowhere = exporter.get_finished_spans()
+    lost, malformed, nowhere = told()
     assert lost.status.status_code is StatusCode.ERROR
     assert (lost.attributes or {})["error.type"] == "stage_unavailable"
     assert malformed.status.status_code is StatusCode.UNSET, "that is the caller's fault"
@@ -175,34 +188,33 @@ async def test_what_was_refused_has_a_span_without_stages(
 
 
 async def test_a_stream_that_breaks_off_says_why(
-    traced: httpx.AsyncClient, exporter: InMemorySpanExporter, engine: FakeEngine
+    traced: httpx.AsyncClient, told: Told, engine: FakeEngine
 ) -> None:
     engine.fail(StageUnavailable("gone"), after_tokens=2)
     await traced.post("/generate_stream", json=BODY)
-    request, stages = spans(exporter)
+    request, stages = spans(told)
     assert request.attributes is not None
     assert request.attributes["gen_ai.response.finish_reasons"] == ("stage_unavailable",)
     assert request.attributes["gen_ai.usage.output_tokens"] == 2
     assert len(stages) == 2
 
 
-async def test_who_only_looks_leaves_no_trace(
-    traced: httpx.AsyncClient, exporter: InMemorySpanExporter
-) -> None:
+async def test_who_only_looks_leaves_no_trace(traced: httpx.AsyncClient, told: Told) -> None:
     await traced.get("/health")
-    assert exporter.get_finished_spans() == ()
+    assert told() == ()
 
 
 async def test_neither_prompts_nor_answers_nor_keys_are_in_a_trace(
-    parts: GatewayParts, tracing: Tracing, exporter: InMemorySpanExporter
+    parts: GatewayParts, tracing: Tracing, told: Told
 ) -> None:
     client = client_of(replace(parts, keys=key_ring(parts.clock, {"alice": "sesame"})), tracing)
     body = {"inputs": "a secret wish", "parameters": {"max_new_tokens": 13}}
     answer = await client.post("/generate", json=body, headers={"authorization": "Bearer sesame"})
     assert answer.json()["generated_text"] == "a secret wish"
-    told = "".join(span.to_json() for span in exporter.get_finished_spans())
-    assert "secret" not in told
-    assert "sesame" not in told
+    document = "".join(span.to_json() for span in told())
+    assert "POST /generate" in document
+    assert "secret" not in document
+    assert "sesame" not in document
 
 
 # -- the way to a collector
@@ -252,6 +264,20 @@ async def test_a_collector_that_is_not_there_holds_up_neither_answers_nor_the_en
     assert clock.now_s() - begun_s < 1
     await asyncio.to_thread(tracing.close)
     assert clock.now_s() - begun_s < 15
+
+
+async def test_a_trace_that_cannot_be_made_is_logged(
+    parts: GatewayParts, tracing: Tracing, told: Told, caplog: pytest.LogCaptureFixture
+) -> None:
+    def tell_broken(exchange: Exchange) -> None:
+        exchange.scope["headers"] = None
+        tracing.tell(exchange)
+
+    transport = httpx.ASGITransport(create_app(parts, [tell_broken]))
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        assert (await client.post("/generate", json=BODY)).status_code == 200
+    assert told() == ()
+    assert "a trace was lost" in caplog.text
 
 
 # -- without the extra
