@@ -32,7 +32,7 @@ if ! docker image inspect "$BASE" >/dev/null 2>&1; then
 fi
 
 mkdir -p wheels
-"$PYTHON" -m pip download -q -d wheels "torch==$TORCH" setuptools wheel ".[gateway,worker]" 2>/dev/null \
+"$PYTHON" -m pip download -q -d wheels "torch==$TORCH" setuptools wheel ".[gateway,worker,otel]" 2>/dev/null \
     || give_up "the wheels could not be collected"
 rm -f wheels/edgeserve-*
 echo "tests/docker can run"
