@@ -25,10 +25,13 @@ from edgeserve.config import (
     dtype,
     environment_with,
     header_text,
+    http_url,
     number_bytes,
+    origins,
     positive_int,
     positive_seconds,
     read_settings,
+    secrets,
     yes_or_no,
 )
 from edgeserve.errors import BadSettings
@@ -246,6 +249,45 @@ def test_the_file_here_is_read_without_being_named(
 def test_secrets_are_taken_from_the_environment() -> None:
     settings = _read(None, EDGESERVE_TOKEN="t", EDGESERVE_API_KEY="k")
     assert (settings.token, settings.api_key) == ("t", ("k",))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("k", ("k",)), ("a, b,c", ("a", "b", "c")), ("", None), ("a,,b", None), ("a,b,a", None)],
+)
+def test_several_secrets_have_commas_between_them(
+    text: str, expected: tuple[str, ...] | None
+) -> None:
+    if expected is not None:
+        assert secrets(text) == expected
+        return
+    with pytest.raises(ValueError, match="between two commas stands one secret"):
+        secrets(text)
+
+
+def test_an_origin_is_what_a_browser_names() -> None:
+    assert origins("https://a.example, http://localhost:3000") == (
+        "https://a.example",
+        "http://localhost:3000",
+    )
+    assert origins("*") == ("*",)
+    for text in ("", "a.example", "https://a.example/", "https://*.example", "ftp://a.example"):
+        with pytest.raises(ValueError, match="is no origin such as"):
+            origins(text)
+
+
+def test_a_collector_is_named_by_its_url() -> None:
+    assert http_url("http://collector:4318/") == "http://collector:4318"
+    assert http_url("https://a.example/otlp") == "https://a.example/otlp"
+    for text in ("collector:4318", "grpc://collector:4317", "http://", "http://a b"):
+        with pytest.raises(ValueError, match="is not a URL such as"):
+            http_url(text)
+
+
+def test_keys_are_there_if_any_source_has_some() -> None:
+    assert not GatewaySettings().has_keys
+    assert GatewaySettings(api_key=("k",)).has_keys
+    assert GatewaySettings(api_key_file="keys").has_keys
 
 
 # -- mistakes

@@ -47,8 +47,8 @@ class Bucket:
         return self._level
 
     def add(self, tokens: int) -> None:
-        """Takes them out if negative; what would overflow is lost."""
-        self._level = min(self.level + tokens, self.capacity)
+        """Takes them out if negative; what overflows is lost when the level is read."""
+        self._level = self.level + tokens
 
     def wait_s(self, tokens: float) -> float:
         """Until it holds so many."""

@@ -104,6 +104,23 @@ async def test_a_refusal_has_the_arithmetic_in_the_shape_of_its_route(
     }
 
 
+async def test_openais_client_knows_it_for_a_rate_limit(
+    limited: Any, client_for: ClientFor
+) -> None:
+    openai = pytest.importorskip("openai")
+    http = client_for(limited(tokens_per_minute=14))
+    asked = {"model": "fake", "prompt": "abc", "max_tokens": 7}
+    async with openai.AsyncOpenAI(
+        base_url="http://gateway/v1", api_key="a", max_retries=0, http_client=http
+    ) as client:
+        raw = await client.completions.with_raw_response.create(**asked)
+        assert raw.headers["x-ratelimit-remaining-tokens"] == "4"
+        with pytest.raises(openai.RateLimitError) as refused:
+            await client.completions.create(**asked)
+    assert refused.value.code == "rate_limit_exceeded"
+    assert refused.value.response.headers["retry-after"] == "26"
+
+
 async def test_each_of_several_answers_counts(
     limited: Any, engine: FakeEngine, client_for: ClientFor
 ) -> None:
