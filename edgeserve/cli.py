@@ -35,7 +35,7 @@ COMMANDS = {
 PACKAGES = {"up": "launch"}
 """Commands whose package has another name."""
 
-CHATTY = ("httpx", "uvicorn.error", "matplotlib")  # libraries whose INFO is no news to an operator
+CHATTY = ("httpx", "httpx2", "uvicorn.error", "matplotlib")  # libraries whose INFO is no news to an operator
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 UP_SETS_ITSELF = {"listen", "insecure", "until_stdin_closes", "workers", "model"}
 DOCTOR_TAKES = {"workers", "model", "dtype"}
@@ -114,7 +114,8 @@ def _declare_config(parser: argparse.ArgumentParser, run: Any) -> None:
 
 
 def _declare_up(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default="demo", help="folder or built-in shape (default: demo)")
+    model_help = "folder, org/name on the Hugging Face hub, or built-in shape (default: demo)"
+    parser.add_argument("--model", default="demo", help=model_help)
     parser.add_argument("--workers", type=_count, default=3, metavar="N", help="(default: 3)")
     parser.add_argument("--port", type=int, default=8000, help="of HTTP (default: 8000)")
     parser.add_argument("--prompt", default="", help="ask this once, and print answer and receipt")
@@ -150,7 +151,8 @@ def _only(given: dict[str, str], settings: type) -> dict[str, str]:
 
 
 def _declare_plan(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, help="folder or built-in shape, as llama-2-13b")
+    model_help = "folder, org/name on the Hugging Face hub, or built-in shape, as llama-2-13b"
+    parser.add_argument("--model", required=True, help=model_help)
     parser.add_argument("--workers", type=_count, default=3, metavar="N", help="(default: 3)")
     parser.add_argument("--memory", default="12GB", help="of each, or a list (default: 12GB)")
     parser.add_argument(
@@ -161,11 +163,12 @@ def _declare_plan(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_plan(options: argparse.Namespace) -> int:
+    from edgeserve.hugging_face.find import find_model
     from edgeserve.plan.command import run_plan
 
-    sys.stdout.write(
-        run_plan(options.model, options.workers, options.memory, options.dtype, options.json) + "\n"
-    )
+    source = find_model(options.model)
+    told = run_plan(source, options.workers, options.memory, options.dtype, options.json)
+    sys.stdout.write(told + "\n")
     return 0
 
 

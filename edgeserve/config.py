@@ -174,7 +174,11 @@ class WorkerSettings:
     listen: Address = setting(
         Address("127.0.0.1", 50051), "where to serve gRPC; port 0 takes a free one", address
     )
-    model: str = setting("", "this box's model folder; default: the one that the gateway names")
+    model: str = setting(
+        "",
+        "this box's model folder, or org/name@commit on the Hugging Face hub; default: what the "
+        "gateway names",
+    )
     device: str = setting("auto", "auto, cpu or cuda", device)
     memory: int = setting(
         0, "bytes for slice, pages and workspace, as 11GiB; default: what is free", number_bytes
@@ -193,7 +197,11 @@ class WorkerSettings:
 @dataclass(frozen=True, kw_only=True)
 class GatewaySettings:
     workers: tuple[Address, ...] = setting((), "HOST:PORT of each stage, in order", addresses)
-    model: str = setting("", "model folder, or a built-in shape with random weights")
+    model: str = setting(
+        "",
+        "model folder, org/name[@revision] on the Hugging Face hub, or a built-in shape with "
+        "random weights",
+    )
     listen: Address = setting(Address("127.0.0.1", 8000), "where to serve HTTP", address)
     dtype: str = setting("auto", "auto, fp32, bf16, fp16, int8 or int4", dtype)
     layers: tuple[int, ...] = setting((), "of each stage, as 13,14,13; default: planned", counts)

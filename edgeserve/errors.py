@@ -12,7 +12,8 @@
     │   └── BadSettings         a flag, variable or configuration key is wrong
     ├── BadModel                the model folder's fault
     │   ├── UnsupportedModel    an architecture or knob that no test covers: refused by name
-    │   └── DoesNotFit          the cluster's memory is too small for it, and by how much
+    │   └── DoesNotFit          memory or disk is too small for it, and by how much
+    ├── FetchFailed             the network's fault: a model of the Hugging Face hub is not here yet
     ├── Overloaded              nobody's fault: come back later
     │   └── RateLimited         the limits of one key, while others are served
     ├── StageUnavailable        a machine's fault: a stage cannot compute now
@@ -107,6 +108,12 @@ class UnsupportedModel(BadModel):
 class DoesNotFit(BadModel):
     exit_code = 3
     error_type = "does_not_fit"
+
+
+class FetchFailed(EdgeserveError):
+    http_status = 503
+    grpc_status = "UNAVAILABLE"
+    error_type = "fetch_failed"
 
 
 class Overloaded(EdgeserveError):

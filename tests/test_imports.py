@@ -17,6 +17,7 @@ HEAVY = {
     "torch", "numpy", "grpc", "google.protobuf", "fastapi", "pydantic", "uvicorn", "httpx", "rich",
     "matplotlib", "sentencepiece", "tokenizers", "safetensors", "transformers", "psutil",
     "structlog", "opentelemetry",
+    "huggingface_hub",
 }  # fmt: skip
 HELP_S = 0.3
 TRIES = 5

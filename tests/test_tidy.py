@@ -39,6 +39,7 @@ LOCAL_IMPORTS = {
     "edgeserve/cli.py": "--help must not wait for torch",
     "edgeserve/gateway/guide.py": "llguidance's tables are for those who ask for a grammar",
     "edgeserve/gateway/serve.py": "OpenTelemetry is an extra",
+    "edgeserve/hugging_face/find.py": "a second to import, for models of the hub alone",
     "edgeserve/probe/plot.py": "matplotlib is an extra, and slow to import",
     "edgeserve/worker/stage.py": "Triton is there only where PyTorch was built for CUDA",
 }

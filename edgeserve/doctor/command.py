@@ -21,7 +21,8 @@ from edgeserve.doctor.findings import judge
 from edgeserve.doctor.report import Report, print_report, to_json
 from edgeserve.doctor.visit import visit
 from edgeserve.errors import BadModel, EdgeserveError
-from edgeserve.families.folder import ModelSource, open_model, weight_files
+from edgeserve.families.folder import ModelSource, weight_files
+from edgeserve.hugging_face.find import files_folder, find_model
 from edgeserve.pipeline.cluster import Member, plan_for
 from edgeserve.plan.facts import Plan
 from edgeserve.wire.client import WorkerClient
@@ -48,7 +49,7 @@ def run_doctor(options: DoctorOptions) -> int:
 
 def _examine(options: DoctorOptions) -> Examined:
     model = options.as_gateway.model or options.as_worker.model
-    here = _look_here(options, Path(model))
+    here = _look_here(options, files_folder(model))
     workers, members = run_on_loop(_visit(options.as_gateway))
     plan = _model_and_plan(options.as_gateway, model, members) if model else None
     return Examined(here=here, workers=workers, plan=plan)
@@ -95,12 +96,12 @@ def _model_and_plan(
 
 def _open(model: str) -> ModelSource:
     try:
-        return open_model(model)
+        return find_model(model)
     except OSError as error:  # a folder above it that may not be searched
         raise BadModel(f"{model} cannot be read: {error.strerror}") from None
 
 
 def _check_weights(source: ModelSource) -> None:
-    """Their headers are whole, and all files are there."""
-    if source.folder is not None:
+    """Their headers are whole, and all files are there, unless they are still to be fetched."""
+    if source.folder is not None and source.revision is None:
         weight_files(source.folder)

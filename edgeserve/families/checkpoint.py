@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,11 +41,15 @@ class StoredTensor:
         return self.end_byte - self.start_byte
 
 
-def weight_files(folder: Path) -> Mapping[str, Path]:
-    """The file of each tensor. Raises BadModel if there is none, or a part is missing."""
+def weight_files(folder: Path, needed: Collection[str] | None = None) -> Mapping[str, Path]:
+    """The file of each tensor. Raises BadModel if there is none, or if one is missing that the
+    index has for a tensor of `needed`, which is all of them unless said otherwise.
+    """
     index = folder / INDEX
     if index.is_file():
-        return _indexed(folder, index)
+        named = indexed_files(index)
+        _refuse_missing(index, named, named.keys() if needed is None else needed)
+        return named
     single = folder / "model.safetensors"
     files = [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
     if not files:
@@ -60,6 +64,21 @@ def weight_files(folder: Path) -> Mapping[str, Path]:
                 )
             found[name] = path
     return found
+
+
+def indexed_files(index: Path) -> Mapping[str, Path]:
+    """The file of each tensor as an index says, there or not. Raises BadModel."""
+    try:
+        weight_map = json.loads(index.read_text())["weight_map"]
+        files = {str(name): index.parent / str(shard) for name, shard in weight_map.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise BadModel(f"{index} is not an index of safetensors files: no weight_map") from None
+    for path in sorted(set(files.values())):
+        if path.parent != index.parent:
+            raise BadModel(f"{index} names {path}, which is outside of the model's folder")
+        if path.suffix != ".safetensors":
+            raise BadModel(f"{index} names {path.name}, which is no *.safetensors")
+    return files
 
 
 def refuse_runnable(folder: Path) -> None:
@@ -99,21 +118,13 @@ def read_header(path: Path) -> Mapping[str, StoredTensor]:
     return found
 
 
-def _indexed(folder: Path, index: Path) -> Mapping[str, Path]:
-    try:
-        weight_map = json.loads(index.read_text())["weight_map"]
-        files = {str(name): folder / str(shard) for name, shard in weight_map.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise BadModel(f"{index} is not an index of safetensors files: no weight_map") from None
-    for path in sorted(set(files.values())):
-        if path.parent != folder:
-            raise BadModel(f"{index} names {path}, which is outside of the model's folder")
+def _refuse_missing(index: Path, files: Mapping[str, Path], needed: Collection[str]) -> None:
+    for path in sorted({files[name] for name in needed if name in files}):
         if not path.is_file():
             raise BadModel(
                 f"{path.name} is missing: {index} names it among {len(set(files.values()))} "
                 "files; download it again"
             )
-    return files
 
 
 def _stored(path: Path, name: str, entry: Any, data_start: int) -> StoredTensor:

@@ -1,6 +1,7 @@
 """Finds the model that a user named: a folder, a built-in shape, or the embedded demo.
 
-Opens no weights. The gateway needs the config and the tokenizer only; weights are the workers'
+Opens no weights, and knows no network: `hugging_face.find` asks here, and the hub where this finds
+nothing. The gateway needs the config and the tokenizer only; weights are the workers'
 business (`checkpoint.weight_files`).
 """
 
@@ -18,7 +19,7 @@ from edgeserve.families.describe import describe
 from edgeserve.families.shapes import SHAPES
 from edgeserve.families.spec import ModelSpec
 
-__all__ = ["DEMO", "ModelSource", "open_model", "weight_files"]
+__all__ = ["DEMO", "ModelSource", "open_folder", "open_model", "weight_files"]
 
 DEMO = "demo"
 _DEMO_FOLDER = Path(__file__).parent.parent / "demo"
@@ -32,6 +33,8 @@ class ModelSource:
     """None for a built-in shape."""
     eos_ids: frozenset[int]
     """Tokens that end a text."""
+    revision: str | None = None
+    """The commit on the Hugging Face hub that the folder holds a part of; None for any other."""
 
     @property
     def random_weights(self) -> bool:
@@ -39,7 +42,9 @@ class ModelSource:
 
     @property
     def reference(self) -> str:
-        """What `open_model` finds it by on another box, its folder lying at the same path."""
+        """What finds it on another box: its name on the hub, or its folder at the same path."""
+        if self.revision is not None:
+            return f"{self.name}@{self.revision}"
         if self.folder is None or self.folder == _DEMO_FOLDER:
             return self.name
         return str(self.folder.resolve())
@@ -55,23 +60,32 @@ def open_model(ref: str) -> ModelSource:
     folder = _DEMO_FOLDER if ref == DEMO else Path(ref).expanduser()
     if not folder.is_dir():
         raise _no_such_model(ref)
+    return open_folder(folder, DEMO if ref == DEMO else folder.resolve().name)
+
+
+def open_folder(folder: Path, name: str, revision: str | None = None) -> ModelSource:
+    """Of a `revision`, the weights need not be there yet. Raises BadModel."""
     config_path = folder / "config.json"
     if not config_path.is_file():
         raise BadModel(f"{folder} is not a model's folder: it has no config.json")
     config = _read_object(config_path)
-    refuse_runnable(folder)
+    if revision is None:
+        refuse_runnable(folder)
     try:
         spec = describe(config)
     except BadModel as error:
         raise type(error)(f"{folder}: {error}", **error.numbers) from None
-    name = DEMO if ref == DEMO else folder.resolve().name
-    return ModelSource(name=name, spec=spec, folder=folder, eos_ids=_eos_ids(folder, config))
+    eos_ids = _eos_ids(folder, config)
+    return ModelSource(name=name, spec=spec, folder=folder, eos_ids=eos_ids, revision=revision)
 
 
 def _no_such_model(ref: str) -> BadModel:
     near = difflib.get_close_matches(ref.lower(), [*SHAPES, DEMO], n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"shapes are {', '.join(SHAPES)}"
-    return BadModel(f"{ref!r} is neither a folder nor a built-in shape; {hint}")
+    return BadModel(
+        f"{ref!r} is neither a folder nor a built-in shape, nor is it org/name as the Hugging Face "
+        f"hub names models; {hint}"
+    )
 
 
 def _read_object(path: Path) -> dict[str, Any]:

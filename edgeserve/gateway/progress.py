@@ -11,6 +11,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from edgeserve.families.folder import ModelSource
 from edgeserve.plan.explain import plan_lines
 from edgeserve.plan.facts import Plan
 from edgeserve.wire.messages import LoadProgress
@@ -19,9 +20,10 @@ from edgeserve.wire.messages import LoadProgress
 class LoadDisplay:
     """`planned` and `progress` are called on the pipeline's thread; rich takes care of that."""
 
-    def __init__(self, model: str, random_weights: bool) -> None:
+    def __init__(self, source: ModelSource) -> None:
         self._console = Console(stderr=True, highlight=False)
-        self._title = model + (" (weights: random)" if random_weights else "")
+        model = source.reference if source.revision else source.name
+        self._title = model + (" (weights: random)" if source.random_weights else "")
         self._bars = Progress(
             TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn(),
             console=self._console,

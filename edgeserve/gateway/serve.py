@@ -13,7 +13,7 @@ import uvicorn
 from edgeserve.clock import Clock, MonotonicClock
 from edgeserve.config import Address, GatewaySettings
 from edgeserve.errors import BadSettings
-from edgeserve.families.folder import ModelSource, open_model
+from edgeserve.families.folder import ModelSource
 from edgeserve.gateway.app import create_app
 from edgeserve.gateway.chat_template import read_chat_template
 from edgeserve.gateway.connection import Bounds, server_config
@@ -22,6 +22,7 @@ from edgeserve.gateway.keys import read_keys
 from edgeserve.gateway.parts import GatewayParts, ModelFacts
 from edgeserve.gateway.progress import LoadDisplay
 from edgeserve.gateway.tokenizer import open_tokenizer
+from edgeserve.hugging_face.find import find_model
 from edgeserve.pipeline.engine import Hooks, PipelineEngine
 from edgeserve.wire.loop import run_on_loop, told_to_end
 
@@ -37,11 +38,14 @@ def run_gateway(settings: GatewaySettings) -> int:
     if not settings.workers:
         raise BadSettings("--workers is missing: name every stage's HOST:PORT, in order")
     if not settings.model:
-        raise BadSettings("--model is missing: a model folder, a built-in shape, or 'demo'")
+        raise BadSettings(
+            "--model is missing: a model folder, org/name on the Hugging Face hub, "
+            "a built-in shape, or 'demo'"
+        )
     _check_exposure(settings)
-    source = open_model(settings.model)
+    source = find_model(settings.model)
     clock = MonotonicClock()
-    with LoadDisplay(source.name, source.random_weights) as display:
+    with LoadDisplay(source) as display:
         engine = PipelineEngine(
             settings,
             source,

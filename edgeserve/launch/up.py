@@ -14,7 +14,7 @@ import httpx
 import psutil
 
 from edgeserve.errors import EdgeserveError
-from edgeserve.families.folder import open_model
+from edgeserve.hugging_face.find import find_model
 from edgeserve.launch.processes import Child, start_child
 
 START_TIMEOUT_S = 120.0
@@ -42,7 +42,7 @@ def run_up(options: UpOptions) -> int:
     """Serves until SIGINT or SIGTERM, or until a process of it ends. Returns the exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    open_model(options.model)  # what is wrong with its name is said before anything starts
+    find_model(options.model)  # what is wrong with its name is said before anything starts
     children: list[Child] = []
     try:
         url = _start(options, children)

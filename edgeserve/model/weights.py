@@ -150,7 +150,7 @@ class FoundTensor:
 
 def find_tensors(folder: Path, spec: ModelSpec, stage: Stage) -> list[FoundTensor]:
     """All that the stage needs, checked, in the order in which they lie on the disk."""
-    files = weight_files(folder)
+    files = weight_files(folder, {each.name for each in stage_tensors(spec, stage)})
     unknown = unknown_tensors(spec, stage, iter(files))
     if unknown:
         raise UnsupportedModel(

@@ -125,6 +125,7 @@ class PipelineEngine:
         statistics = driver.scheduler.statistics() if driver else None
         return {
             "model": self._source.name,
+            "revision": self._source.revision,
             "dtype": plan.dtype.value if plan else None,
             "weights": "random" if self._source.random_weights else "real",
             "simulation": self._simulation(),

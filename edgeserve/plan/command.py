@@ -6,7 +6,7 @@ import json
 
 from edgeserve.config import GatewaySettings, number_bytes
 from edgeserve.errors import BadRequest
-from edgeserve.families.folder import open_model
+from edgeserve.families.folder import ModelSource
 from edgeserve.families.spec import Dtype
 from edgeserve.plan.explain import explain, to_json, to_text
 from edgeserve.plan.facts import WorkerFacts
@@ -14,19 +14,18 @@ from edgeserve.plan.planner import default_pages_max, make_plan
 from edgeserve.plan.reserve import reserve_bytes
 
 
-def run_plan(model: str, workers: int, memory: str, dtype: str, as_json: bool) -> str:
+def run_plan(source: ModelSource, workers: int, memory: str, dtype: str, as_json: bool) -> str:
     """The plan for `workers` GPUs with `memory` each ("12GB", or "12GB,24GB,12GB"), as text.
 
-    Raises BadModel, BadRequest or DoesNotFit.
+    Raises BadRequest or DoesNotFit.
     """
-    source = open_model(model)
     plan = make_plan(
         source.spec,
         parse_dtype(dtype, source.spec.checkpoint_dtype),
         parse_workers(workers, memory),
         pages_max=default_pages_max(source.spec, GatewaySettings().max_running),
     )
-    told = explain(plan, model=source.name, random_weights=source.random_weights)
+    told = explain(plan, source)
     return json.dumps(to_json(told)) if as_json else to_text(told)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from edgeserve.families.folder import ModelSource
 from edgeserve.families.spec import PAGE_TOKENS
 from edgeserve.plan.amount import amount
 from edgeserve.plan.facts import Plan, StagePlan
@@ -65,6 +66,8 @@ class Floor:
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
     model: str
+    revision: str | None
+    """Its commit on the Hugging Face hub; null for a model that is not from there."""
     dtype: str
     weights: str
     """"random" for a built-in shape, else "real"."""
@@ -79,12 +82,13 @@ class Explanation:
     floor: Floor
 
 
-def explain(plan: Plan, *, model: str, random_weights: bool) -> Explanation:
+def explain(plan: Plan, source: ModelSource) -> Explanation:
     rows = tuple(_stage_row(plan, i, each) for i, each in enumerate(plan.stages))
     return Explanation(
-        model=model,
+        model=source.name,
+        revision=source.revision,
         dtype=str(plan.dtype),
-        weights="random" if random_weights else "real",
+        weights="random" if source.random_weights else "real",
         layer_counts=plan.layer_counts,
         slice_bytes=sum(row.slice_bytes for row in rows),
         pages=plan.pages,
@@ -140,8 +144,9 @@ def plan_lines(plan: Plan) -> list[str]:
 def _title(told: Explanation) -> str:
     random = ", weights: random" if told.weights == "random" else ""
     counts = "/".join(str(count) for count in told.layer_counts)
+    revision = f"@{told.revision}" if told.revision else ""
     return (
-        f"{told.model}, {told.dtype}{random}: {sum(told.layer_counts)} layers over "
+        f"{told.model}{revision}, {told.dtype}{random}: {sum(told.layer_counts)} layers over "
         f"{len(told.stages)} workers as {counts}"
     )
 

@@ -12,9 +12,11 @@ from dataclasses import replace
 from edgeserve.box import Box
 from edgeserve.clock import Clock
 from edgeserve.errors import EdgeserveError, WireError
+from edgeserve.hugging_face.reference import hub_model
 from edgeserve.wire.messages import Description, LoadOrder, LoadProgress
 from edgeserve.worker.device import Device
 from edgeserve.worker.device_thread import DeviceThread, Session
+from edgeserve.worker.fetching import fetching
 from edgeserve.worker.pace import PacedStage, load_paced
 from edgeserve.worker.stage import ResidentStage, load_stage
 
@@ -59,6 +61,11 @@ class WorkerHandler:
         self._end_session(order.epoch)
         self._epoch = order.epoch
         model = self._model or order.model
+        on_hub = hub_model(model)
+        if on_hub is not None:
+            async for progress in fetching(on_hub, None if self._device.card else order.stage):
+                yield progress
+            self._check_epoch(order.epoch)  # a newer gateway may have come meanwhile
         if self._stage is None or not self._stage.holds(order, model):
             self._stage = None  # its memory is needed
             async for progress in self._loading(order, model):

@@ -20,9 +20,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edgeserve.clock import Clock
-from edgeserve.families.folder import ModelSource, open_model
+from edgeserve.families.folder import ModelSource
 from edgeserve.families.spec import Dtype, ModelSpec
 from edgeserve.families.stage import Stage
+from edgeserve.hugging_face.find import open_fetched
 from edgeserve.schedule.micro_batch import Segment
 from edgeserve.timing.hop import StageTime
 from edgeserve.wire.frame import Frame, FrameResult, Sampled
@@ -44,7 +45,7 @@ class PacedStage:
     _busy_until_s: float = 0.0
 
     def holds(self, order: LoadOrder, model: str) -> bool:
-        source, held = open_model(model), self.order
+        source, held = open_fetched(model), self.order
         same_order = replace(order, epoch=held.epoch, model=held.model) == held
         same_model = (source.reference, source.spec) == (self.source.reference, self.source.spec)
         return same_order and same_model
@@ -170,7 +171,7 @@ def load_paced(
     """
     assert device.card is not None
     start_s = clock.now_s()
-    source = open_model(model)
+    source = open_fetched(model)
     check_same_model(source, order)
     slice_bytes = source.spec.stage_parameters(order.stage) * order.dtype.size_bytes
     on_progress(slice_bytes, slice_bytes)

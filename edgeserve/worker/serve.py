@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
-from pathlib import Path
 
 from edgeserve.box import first_gpu, look_at_box
 from edgeserve.clock import MonotonicClock
 from edgeserve.config import Address, WorkerSettings
 from edgeserve.errors import BadSettings
+from edgeserve.hugging_face.find import files_folder
 from edgeserve.wire.loop import run_on_loop, told_to_end
 from edgeserve.wire.server import WorkerServer
 from edgeserve.worker.device import Device, open_device
@@ -27,7 +27,7 @@ def run_worker(settings: WorkerSettings) -> int:
     check_exposure(settings.listen, settings.token, settings.insecure)
     clock = MonotonicClock()
     device = open_device(settings, clock)
-    box = look_at_box(Path(settings.model), first_gpu())
+    box = look_at_box(files_folder(settings.model), first_gpu())
     run_on_loop(_serve(settings, device, WorkerHandler(device, settings.model, clock, box)))
     return 0
 

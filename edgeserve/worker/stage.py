@@ -9,7 +9,6 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,8 +16,9 @@ from torch import Tensor
 
 from edgeserve.clock import Clock, ProcessorTime
 from edgeserve.errors import DoesNotFit, WireError
-from edgeserve.families.folder import ModelSource, open_model
+from edgeserve.families.folder import ModelSource, weight_files
 from edgeserve.families.spec import Dtype
+from edgeserve.hugging_face.find import open_fetched
 from edgeserve.model.batch import PackedBatch, PagedSegment
 from edgeserve.model.packed import FastestLayout
 from edgeserve.model.pages import KvPages
@@ -71,7 +71,7 @@ class ResidentStage:
         asked = (order.spec_hash, order.stage, order.dtype, order.pages, order.frame_tokens_max)
         here = self.order
         held = (here.spec_hash, here.stage, here.dtype, here.pages, here.frame_tokens_max)
-        source = open_model(model)
+        source = open_fetched(model)
         if asked != held or self.source.reference != source.reference:
             return False
         if source.folder is None:
@@ -248,7 +248,7 @@ def load_stage(
     the gateway's, and DoesNotFit if the device has too little memory.
     """
     start_s = clock.now_s()
-    source = open_model(model)
+    source = open_fetched(model)
     check_same_model(source, order)
     prepare = _preparation(order.dtype, device)
     try:
@@ -314,7 +314,9 @@ def _slice(
 ) -> LoadedSlice:
     if source.folder is None:
         return random_slice(source.spec, order.stage, form, on_progress)
-    return load_slice(Path(source.folder), source.spec, order.stage, form, on_progress)
+    if source.revision is None:
+        weight_files(source.folder)  # a folder of one's own is whole, or says what it lacks
+    return load_slice(source.folder, source.spec, order.stage, form, on_progress)
 
 
 def check_same_model(source: ModelSource, order: LoadOrder) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from edgeserve.errors import BadModel, BadRequest, DoesNotFit
+from edgeserve.families.folder import open_model
 from edgeserve.families.shapes import SHAPES
 from edgeserve.families.spec import Dtype
+from edgeserve.hugging_face.find import find_model
 from edgeserve.plan.command import parse_dtype, parse_workers, run_plan
 from edgeserve.plan.explain import explain, plan_lines, to_json, to_text
 from edgeserve.plan.facts import Plan
@@ -42,17 +46,20 @@ floor at 360 GB/s (RTX 3060): a step reads 25.7 GB of weights: 71.4 ms,
 so one sequence gets at most 14.0 tokens per second. Information, not a promise"""
 
 
+SHAPE = open_model("llama-2-13b")
+
+
 def plan(memory: str = "12GB", pages_max: int = 10**6) -> Plan:
     facts = parse_workers(3, memory)
     return make_plan(SHAPES["llama-2-13b"], Dtype.FP16, facts, pages_max=pages_max)
 
 
 def test_the_reference_cluster_is_explained() -> None:
-    assert run_plan("llama-2-13b", 3, "12GB", "fp16", as_json=False) == THREE_BOXES
+    assert run_plan(SHAPE, 3, "12GB", "fp16", as_json=False) == THREE_BOXES
 
 
 def test_the_document_holds_the_same_figures() -> None:
-    document = json.loads(run_plan("llama-2-13b", 3, "12GB", "fp16", as_json=True))
+    document = json.loads(run_plan(SHAPE, 3, "12GB", "fp16", as_json=True))
 
     assert document["layer_counts"] == [13, 14, 13]
     assert document["kv_tokens"] == 8768
@@ -70,12 +77,12 @@ def test_the_document_holds_the_same_figures() -> None:
 
 
 def test_the_document_is_one_line() -> None:
-    assert "\n" not in run_plan("llama-2-13b", 3, "12GB", "fp16", as_json=True)
+    assert "\n" not in run_plan(SHAPE, 3, "12GB", "fp16", as_json=True)
 
 
 def test_every_row_of_the_table_fits_the_pages_and_one_page_more_each_would_not() -> None:
     made = plan()
-    told = explain(made, model="llama-2-13b", random_weights=True)
+    told = explain(made, SHAPE)
 
     for row in told.contexts:
         pages_each = row.tokens_each // 16
@@ -84,7 +91,7 @@ def test_every_row_of_the_table_fits_the_pages_and_one_page_more_each_would_not(
 
 
 def test_no_row_promises_a_sequence_less_than_a_page() -> None:
-    told = explain(plan(pages_max=5), model="llama-2-13b", random_weights=True)
+    told = explain(plan(pages_max=5), SHAPE)
 
     assert [(row.sequences, row.tokens_each) for row in told.contexts] == [
         (1, 80),
@@ -94,10 +101,18 @@ def test_no_row_promises_a_sequence_less_than_a_page() -> None:
 
 
 def test_real_weights_are_not_called_random() -> None:
-    told = explain(plan(), model="my-model", random_weights=False)
+    told = explain(plan(), replace(SHAPE, name="my-model", folder=Path("my-model")))
 
-    assert to_json(told)["weights"] == "real"
+    assert (to_json(told)["weights"], to_json(told)["revision"]) == ("real", None)
     assert to_text(told).startswith("my-model, fp16: 40 layers")
+
+
+def test_a_model_of_the_hub_is_shown_with_its_commit() -> None:
+    source = replace(SHAPE, name="org/name", folder=Path("cache"), revision="c0ffee")
+    told = explain(plan(), source)
+
+    assert to_json(told)["revision"] == "c0ffee"
+    assert to_text(told).startswith("org/name@c0ffee, fp16: 40 layers")
 
 
 def test_a_starting_gateway_shows_stages_and_room() -> None:
@@ -112,13 +127,13 @@ def test_a_starting_gateway_shows_stages_and_room() -> None:
 
 
 def test_boxes_may_differ_in_memory() -> None:
-    document = json.loads(run_plan("llama-2-13b", 3, "8GB,24GB,12GB", "fp16", as_json=True))
+    document = json.loads(run_plan(SHAPE, 3, "8GB,24GB,12GB", "fp16", as_json=True))
 
     assert document["layer_counts"] == [10, 15, 15]
 
 
 def test_auto_is_the_type_of_the_checkpoint() -> None:
-    assert run_plan("llama-2-13b", 3, "12GB", "auto", as_json=False) == THREE_BOXES
+    assert run_plan(SHAPE, 3, "12GB", "auto", as_json=False) == THREE_BOXES
     assert parse_dtype("auto", Dtype.BF16) is Dtype.BF16
 
 
@@ -135,7 +150,7 @@ def test_bad_usage_says_which_flag_and_what(
     workers: int, memory: str, dtype: str, says: str
 ) -> None:
     with pytest.raises(BadRequest) as caught:
-        run_plan("llama-2-13b", workers, memory, dtype, as_json=False)
+        run_plan(SHAPE, workers, memory, dtype, as_json=False)
 
     assert says in str(caught.value)
     assert caught.value.exit_code == 2
@@ -143,11 +158,11 @@ def test_bad_usage_says_which_flag_and_what(
 
 def test_a_cluster_that_is_too_small_is_not_bad_usage() -> None:
     with pytest.raises(DoesNotFit) as caught:
-        run_plan("llama-2-13b", 2, "12GB", "fp16", as_json=False)
+        run_plan(SHAPE, 2, "12GB", "fp16", as_json=False)
 
     assert caught.value.exit_code == 3
 
 
 def test_an_unknown_model_is_refused() -> None:
     with pytest.raises(BadModel, match="llama-2-13b"):
-        run_plan("llama-2-13", 3, "12GB", "fp16", as_json=False)
+        find_model("llama-2-13")
