@@ -31,23 +31,29 @@ ONE_THREAD = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1", "PYTHONPATH"
 FLAGS = ("--device", "cpu", "--threads", "1", "--memory", "1GB")
 
 
-def start_worker(listen: str = "127.0.0.1:0", flags: Sequence[str] = ()) -> Child:
+def start_worker(
+    listen: str = "127.0.0.1:0", flags: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Child:  # fmt: skip
     """Announced later: several start at once."""
     return start_child(
         f"worker {listen}",
         ["worker", "--listen", listen, *FLAGS, *flags],
         "edgeserve worker listening on",
-        {**ONE_THREAD, "EDGESERVE_TOKEN": TOKEN},
+        {**ONE_THREAD, "EDGESERVE_TOKEN": TOKEN, **(environment or {})},
     )
 
 
-def start_gateway(workers: Sequence[Address], model: str, *flags: str) -> Child:
+def start_gateway(
+    workers: Sequence[Address], model: str, *flags: str,
+    environment: Mapping[str, str] | None = None,
+) -> Child:  # fmt: skip
     return start_child(
         "gateway",
         ["gateway", "--workers", joined(workers), "--model", model, "--listen", "127.0.0.1:0",
          "--dtype", "fp32", "--prefill-chunk", "16", *flags],
         "edgeserve gateway serving at",
-        {**ONE_THREAD, "EDGESERVE_TOKEN": TOKEN},
+        {**ONE_THREAD, "EDGESERVE_TOKEN": TOKEN, **(environment or {})},
     )  # fmt: skip
 
 
