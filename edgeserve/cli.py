@@ -35,7 +35,8 @@ COMMANDS = {
 PACKAGES = {"up": "launch"}
 """Commands whose package has another name."""
 
-CHATTY = ("httpx", "httpx2", "uvicorn.error", "matplotlib")  # libraries whose INFO is no news to an operator
+CHATTY = ("httpx", "httpx2", "uvicorn.error", "matplotlib")
+"""Libraries whose INFO is no news to an operator, or has addresses that are secrets."""
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 UP_SETS_ITSELF = {"listen", "insecure", "until_stdin_closes", "workers", "model"}
 DOCTOR_TAKES = {"workers", "model", "dtype"}

@@ -20,11 +20,11 @@ from urllib.parse import urlsplit
 
 import httpx2
 from huggingface_hub import (
+    HfApi,
     constants,
     get_cached_repo_tree,
     get_session,
     hf_hub_download,
-    resolve_revision,
     snapshot_download,
     try_to_load_from_cache,
 )
@@ -66,9 +66,7 @@ def describe(model: HubModel) -> ModelSource:
     """Pins the revision and fetches all but the weights."""
     with _our_errors(model):
         _bound_waits()
-        pinned = HubModel(
-            model.repo, resolve_revision(model.repo, revision=model.revision).resolved
-        )
+        pinned = HubModel(model.repo, _commit(model))
         folder = _small_files(pinned, (*CONFIG_FILES, *TEXT_FILES))
     if pinned != model:
         log.info("%s is commit %s", model, pinned.revision)
@@ -79,6 +77,11 @@ def describe(model: HubModel) -> ModelSource:
             "they can run code when opened; look for a conversion of it on the hub"
         )
     return open_folder(folder, pinned.repo, pinned.revision)
+
+
+def _commit(model: HubModel) -> str:
+    """As the hub has it now, or had when it could last be asked."""
+    return HfApi().resolve_revision(model.repo, revision=model.revision).resolved
 
 
 def open_cached(model: HubModel) -> ModelSource:
@@ -205,7 +208,8 @@ def _room(free_bytes: int) -> str:
 _TROUBLES = (
     httpx2.HTTPError,
     httpx2.InvalidURL,  # of HF_ENDPOINT
-    ValueError,  # an answer that is no JSON: HF_ENDPOINT is some other server
+    ValueError,  # an answer that is no JSON, or
+    KeyError,  # is some other server's
     OSError,  # of the disk, and most of the library's own
     RevisionResolutionError,
     RuntimeError,  # hf_xet's
@@ -263,9 +267,9 @@ def _trouble(model: HubModel, error: Exception) -> EdgeserveError:
             "unset it, or fetch the model elsewhere and copy that folder"
         )
     return FetchFailed(
-        f"{model} could not be fetched: {_host()} cannot be reached, or stopped sending; "
-        "check this box's way there (HF_ENDPOINT names a mirror), and start again: files that are "
-        "whole stay"
+        f"{model} could not be fetched: {_host()} cannot be reached, stopped sending, or is no "
+        "hub; check this box's way there (HF_ENDPOINT names a mirror), and start again: files that "
+        "are whole stay"
     )
 
 

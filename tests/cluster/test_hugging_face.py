@@ -20,7 +20,6 @@ from tests.cluster.conftest import TinyModel
 from tests.cluster.processes import (
     START_S,
     announced,
-    run_edgeserve,
     start_gateway,
     start_worker,
     until,

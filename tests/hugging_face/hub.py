@@ -90,6 +90,7 @@ def running_hub() -> Iterator[Hub]:
 
 class _Answer(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def __init__(self, hub: Hub, *more: Any) -> None:
         self._hub = hub
@@ -107,28 +108,28 @@ class _Answer(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self._hub.requests.append(f"{self.command} {path}")
-        if self._hub.status:
-            return self._refuse(self._hub.status, "", "")
         api = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/(.+))?", path)
-        file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
-        found = api or file
+        found = api or re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         repo = self._hub.repos.get(found[1]) if found else None
-        if found is None or repo is None or not self._may_read(repo):
+        commit = repo.commit((found[3] if api else found[2]) or "main") if found and repo else None
+        if self._hub.status:
+            self._refuse(self._hub.status, "", "")
+        elif found is None or repo is None or not self._may_read(repo):
             # As the hub does: who may not read a repository is not told that it is there.
-            return self._refuse(401, "RepoNotFound", "Repository not found")
-        if repo.gated:
-            return self._refuse(403, "GatedRepo", "Access to model is restricted")
-        commit = repo.commit((found[3] if api else found[2]) or "main")
-        if commit is None:
-            return self._refuse(404, "RevisionNotFound", "Invalid rev id")
-        folder = repo.commits[commit]
-        if file:
-            return self._file(commit, folder, file[3])
-        names = sorted(folder.iterdir())
-        if found[2] == "tree":
-            return self._json([_entry(path) for path in names])
-        siblings = [{"rfilename": path.name} for path in names]
-        return self._json({"id": found[1], "sha": commit, "siblings": siblings})
+            self._refuse(401, "RepoNotFound", "Repository not found")
+        elif repo.gated:
+            self._refuse(403, "GatedRepo", "Access to model is restricted")
+        elif commit is None:
+            self._refuse(404, "RevisionNotFound", "Invalid rev id")
+        elif api:
+            self._describe(found[1], found[2], commit, sorted(repo.commits[commit].iterdir()))
+        else:
+            self._file(commit, repo.commits[commit], found[3])
+
+    def _describe(self, name: str, what: str, commit: str, paths: list[Path]) -> None:
+        siblings = [{"rfilename": path.name} for path in paths]
+        is_tree, info = what == "tree", {"id": name, "sha": commit, "siblings": siblings}
+        self._json([_entry(path) for path in paths] if is_tree else info)
 
     def _may_read(self, repo: Repo) -> bool:
         return repo.needs_token in self.headers.get("authorization", "")
@@ -140,7 +141,9 @@ class _Answer(BaseHTTPRequestHandler):
         content = path.read_bytes()
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("range", ""))
         start = int(asked[1]) if asked else 0
-        more = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"} if asked else {}
+        more = (
+            {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"} if asked else {}
+        )
         self._head(
             206 if asked else 200,
             len(content) - start,
