@@ -69,6 +69,7 @@ def test_whose_fault_it_is_shows_in_the_status() -> None:
         "BadModel": (422, 2),
         "UnsupportedModel": (422, 2),
         "DoesNotFit": (422, 3),
+        "FetchFailed": (503, 3),
         "Overloaded": (429, 3),
         "StageUnavailable": (503, 3),
         "WireError": (503, 3),

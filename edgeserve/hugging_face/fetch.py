@@ -99,7 +99,7 @@ def fetch_stage(model: HubModel, stage: Stage | None, progress: FetchProgress) -
     if not model.is_pinned:
         raise BadModel(
             f"{model} may be another model tomorrow, and on another box; give this worker "
-            "org/name@COMMIT, or no --model: the gateway says which"
+            "org/name@COMMIT, or no --model: the gateway says which one it serves"
         )
     with _our_errors(model):
         _bound_waits()

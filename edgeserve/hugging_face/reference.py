@@ -46,3 +46,13 @@ def hub_model(ref: str) -> HubModel | None:
     if any(mark in repo for mark in ("..", "--")) or any(mark in revision for mark in ("..", "//")):
         return None
     return HubModel(repo, revision)
+
+
+def settled(own: str, ordered: str) -> str:
+    """What a worker takes: its own model if it was given one, else the gateway's; and the gateway's
+    commit of its own, if that is only a name.
+    """
+    mine, theirs = hub_model(own), hub_model(ordered)
+    if mine and theirs and (mine.repo, mine.revision) == (theirs.repo, NEWEST):
+        return ordered
+    return own or ordered

@@ -33,11 +33,13 @@ async def fetching(model: HubModel, stage: Stage | None) -> AsyncIterator[LoadPr
         outcome.result()
     finally:
         progress.cancelled = True
+        outcome.cancel()  # nobody looks at it any more
 
 
 def _on_a_thread(model: HubModel, stage: Stage | None, progress: FetchProgress) -> Future[None]:
     """Of its own and a daemon: a worker that ends does not wait for a download."""
     outcome: Future[None] = Future()
+    outcome.set_running_or_notify_cancel()  # from here on it is the thread's to end
 
     def run() -> None:
         try:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from edgeserve.box import Box
 from edgeserve.clock import Clock
 from edgeserve.errors import EdgeserveError, WireError
-from edgeserve.hugging_face.reference import hub_model
+from edgeserve.hugging_face.reference import hub_model, settled
 from edgeserve.wire.messages import Description, LoadOrder, LoadProgress
 from edgeserve.worker.device import Device
 from edgeserve.worker.device_thread import DeviceThread, Session
@@ -60,7 +60,7 @@ class WorkerHandler:
         self._check_epoch(order.epoch)
         self._end_session(order.epoch)
         self._epoch = order.epoch
-        model = self._model or order.model
+        model = settled(self._model, order.model)
         on_hub = hub_model(model)
         if on_hub is not None:
             async for progress in fetching(on_hub, None if self._device.card else order.stage):

@@ -49,6 +49,7 @@ class Hub:
     status: int = 0
     """Of every answer, if set."""
     url: str = ""
+    counting: threading.Lock = field(default_factory=threading.Lock)
     released: threading.Event = field(default_factory=threading.Event)
     """Ends silences, with the test."""
 
@@ -159,8 +160,9 @@ class _Answer(BaseHTTPRequestHandler):
         end = len(content) if stop is None else min(stop, len(content))
         for at in range(start, end, PIECE):
             piece = content[at : min(at + PIECE, end)]
+            with hub.counting:  # before the client has it and looks
+                hub.sent[name] += len(piece)
             self.wfile.write(piece)
-            hub.sent[name] += len(piece)
         if name in hub.silent_after:
             hub.released.wait(60)
         if end < len(content):

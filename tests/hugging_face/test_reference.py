@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeserve.hugging_face.reference import HubModel, hub_model
+from edgeserve.hugging_face.reference import HubModel, hub_model, settled
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -54,3 +54,21 @@ def test_a_folder_that_exists_goes_before_the_hub(
 def test_a_model_is_written_as_it_is_read() -> None:
     model = HubModel("a/b", COMMIT)
     assert hub_model(str(model)) == model
+
+
+@pytest.mark.parametrize(
+    ("own", "ordered", "taken"),
+    [
+        ("", f"a/b@{COMMIT}", f"a/b@{COMMIT}"),
+        ("", "/models/c", "/models/c"),
+        ("/models/c", f"a/b@{COMMIT}", "/models/c"),
+        ("a/b", f"a/b@{COMMIT}", f"a/b@{COMMIT}"),
+        ("a/b@v1", f"a/b@{COMMIT}", "a/b@v1"),
+        ("a/other", f"a/b@{COMMIT}", "a/other"),
+        ("a/b", "/models/c", "a/b"),
+    ],
+)
+def test_a_worker_takes_its_own_model_at_the_commit_of_the_gateway(
+    own: str, ordered: str, taken: str
+) -> None:
+    assert settled(own, ordered) == taken
