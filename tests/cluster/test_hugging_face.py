@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,7 +20,10 @@ from edgeserve.launch.processes import Child
 from tests.cluster.conftest import TinyModel
 from tests.cluster.processes import (
     START_S,
+    TOKEN,
     announced,
+    kill,
+    run_edgeserve,
     start_gateway,
     start_worker,
     until,
@@ -31,6 +35,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(120)]
 NAME = "org/talker"
 PROMPT = "once upon a time"
 STAGES = ((0, 1), (1, 3), (3, 4))
+SECRET = "hf_thisIsASecret"
 INDEX = "model.safetensors.index.json"
 
 
@@ -157,3 +162,55 @@ def test_each_worker_fetches_the_files_of_its_stage_once_and_all_of_one_commit(
     ):
         assert generated(child.wait_until_announced(START_S)) == expected(talker)
     assert not hub.sent
+
+
+def test_a_download_that_was_cut_off_by_a_worker_s_end_is_made_again(
+    hub: Hub, sharded: Path, talker: TinyModel, tmp_path: Path
+) -> None:
+    """Files that were whole stay; and a worker that is told to end does not wait for the hub."""
+    hub.publish(NAME, sharded)
+    whole, cut = "model-00001-of-00008.safetensors", "model-00002-of-00008.safetensors"
+    hub.silent_after[cut] = 1000
+    where, home = free_ports(1), tmp_path / "gateway-box"
+    flags = (where, NAME, "--layers", "4")
+    for ends in (kill, Child.stop):
+        with boxes(hub, [tmp_path / "box"], where) as (worker,):
+            lost = start_gateway(*flags, environment=hub.environment(home))
+            until("a part has come", lambda: hub.sent[cut] > 0, START_S)
+            start_s = time.monotonic()
+            ends(worker)
+            assert time.monotonic() - start_s < 10
+            assert lost.process.wait(START_S) == 3
+            lost.stop()
+        hub.sent.pop(cut)
+
+    assert hub.sent[whole] == (sharded / whole).stat().st_size
+    hub.silent_after.clear()
+    with boxes(hub, [tmp_path / "box"], where):
+        child = start_gateway(*flags, environment=hub.environment(home))
+        try:
+            assert generated(child.wait_until_announced(START_S)) == expected(talker)
+        finally:
+            child.stop()
+    sizes = {path.name: path.stat().st_size for path in sharded.glob("*.safetensors")}
+    assert {name: hub.sent[name] for name in sizes} == sizes
+    #      each once, but for the part that was cut off
+
+
+def test_what_a_worker_cannot_fetch_is_said_at_the_gateway(
+    hub: Hub, sharded: Path, workers: tuple[Address, ...], tmp_path: Path
+) -> None:
+    hub.publish(NAME, sharded)
+    hub.repos[NAME].needs_token = SECRET
+    refused = run_edgeserve(
+        "gateway", "--workers", ",".join(map(str, workers)), "--model", NAME, "--listen",
+        "127.0.0.1:0", environment={**hub.environment(tmp_path), "HF_TOKEN": SECRET,
+                                    "EDGESERVE_TOKEN": TOKEN},
+    )  # fmt: skip
+    last = refused.stderr.splitlines()[-1]
+    assert refused.returncode == 3
+    assert any(last.startswith(f"edgeserve: worker {each}: {NAME}@") for each in workers)
+    assert "HF_HUB_OFFLINE forbids to fetch it" in last
+    #      as it does wherever tests run; the gateway alone is let out
+    assert "Traceback" not in refused.stderr
+    assert SECRET not in refused.stderr + refused.stdout
