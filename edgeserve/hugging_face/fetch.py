@@ -50,9 +50,9 @@ log = logging.getLogger(__name__)
 logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its warnings repeat addresses
 disable_progress_bars()  # the gateway shows ours
 
-SILENCE_S = 20.0
-"""Of the hub, where the library sets no bound of its own; for files that is 10 s and five more
-tries. A listing of a thousand files takes the hub a second or two."""
+SILENCE_S = 10.0
+"""Of the hub, where the library sets no bound of its own; as it has it for files. It asks for lists
+and files five times more, and waits 23 s between: a hub that never answers is given up in 90 s."""
 CONFIG_FILES = ("config.json", "generation_config.json", INDEX)
 TEXT_FILES = (
     "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "added_tokens.json",

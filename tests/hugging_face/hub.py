@@ -48,6 +48,8 @@ class Hub:
     """Bytes of a file after which nothing comes any more, ever."""
     status: int = 0
     """Of every answer, if set."""
+    mute: bool = False
+    """Takes questions, and never answers."""
     url: str = ""
     counting: threading.Lock = field(default_factory=threading.Lock)
     released: threading.Event = field(default_factory=threading.Event)
@@ -113,7 +115,9 @@ class _Answer(BaseHTTPRequestHandler):
         found = api or re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         repo = self._hub.repos.get(found[1]) if found else None
         commit = repo.commit((found[3] if api else found[2]) or "main") if found and repo else None
-        if self._hub.status:
+        if self._hub.mute:
+            self._hub.released.wait(60)
+        elif self._hub.status:
             self._refuse(self._hub.status, "", "")
         elif found is None or repo is None or not self._may_read(repo):
             # As the hub does: who may not read a repository is not told that it is there.

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub import constants, file_download
+from huggingface_hub.utils import _http
 from safetensors.torch import save_file
 
 from edgeserve.errors import BadModel, DoesNotFit, EdgeserveError, FetchFailed
@@ -290,6 +291,19 @@ def test_no_network_is_a_sentence(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> 
         find_model(NAME)
     assert "password" not in str(caught.value)
     assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["name", "list"])
+def test_a_hub_that_never_answers_is_given_up(
+    known: bool, hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the library would wait for ever."""
+    commit = hub.publish(NAME, folder)
+    monkeypatch.setattr(fetch, "SILENCE_S", 0.02)
+    monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=lambda _s: None))
+    hub.mute = True
+    with pytest.raises(FetchFailed, match=r"127\.0\.0\.1 cannot be reached"):
+        find_model(f"{NAME}@{commit}" if known else NAME)
 
 
 @pytest.mark.parametrize("says", ["tokenizer.json", "pytorch_model.bin"])
