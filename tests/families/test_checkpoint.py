@@ -105,6 +105,21 @@ def test_a_missing_shard_is_named_with_its_index(tmp_path: Path) -> None:
     }
 
 
+def test_a_shard_may_be_missing_that_nobody_needs(tmp_path: Path) -> None:
+    write(tmp_path / "m-1.safetensors", GOOD)
+    weight_map = {"a": "m-1.safetensors", "b": "m-2.safetensors"}
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    assert weight_files(tmp_path, {"a", "not in it"}).keys() == {"a", "b"}
+    with pytest.raises(BadModel, match=r"m-2\.safetensors is missing"):
+        weight_files(tmp_path, {"b"})
+
+
+def test_an_index_names_safetensors_alone(tmp_path: Path) -> None:
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a": "pytorch_model.bin"}}))
+    with pytest.raises(BadModel, match=r"names pytorch_model\.bin, which is no \*\.safetensors"):
+        weight_files(tmp_path)
+
+
 @pytest.mark.parametrize("shard", ["../x.safetensors", "/etc/passwd", "sub/x.safetensors"])
 def test_an_index_cannot_lead_out_of_the_folder(tmp_path: Path, shard: str) -> None:
     (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a": shard}}))

@@ -58,7 +58,7 @@ class Hub:
     def publish(self, name: str, folder: Path, branch: str = "main") -> str:
         """A new commit of its files, to which the branch moves."""
         digest = hashlib.sha1(name.encode())
-        for path in sorted(folder.iterdir()):
+        for path in _files(folder):
             digest.update(path.name.encode() + path.read_bytes())
         commit = digest.hexdigest()
         repo = self.repos.setdefault(name, Repo(branches={}, commits={}))
@@ -127,14 +127,14 @@ class _Answer(BaseHTTPRequestHandler):
         elif commit is None:
             self._refuse(404, "RevisionNotFound", "Invalid rev id")
         elif api:
-            self._describe(found[1], found[2], commit, sorted(repo.commits[commit].iterdir()))
+            self._describe(found[1], found[2], commit, repo.commits[commit])
         else:
             self._file(commit, repo.commits[commit], found[3])
 
-    def _describe(self, name: str, what: str, commit: str, paths: list[Path]) -> None:
-        siblings = [{"rfilename": path.name} for path in paths]
-        is_tree, info = what == "tree", {"id": name, "sha": commit, "siblings": siblings}
-        self._json([_entry(path) for path in paths] if is_tree else info)
+    def _describe(self, name: str, what: str, commit: str, folder: Path) -> None:
+        tree = [_entry(path, folder) for path in _files(folder)]
+        siblings = [{"rfilename": each["path"]} for each in tree]
+        self._json(tree if what == "tree" else {"id": name, "sha": commit, "siblings": siblings})
 
     def _may_read(self, repo: Repo) -> bool:
         return repo.needs_token in self.headers.get("authorization", "")
@@ -190,8 +190,13 @@ class _Answer(BaseHTTPRequestHandler):
         self.end_headers()
 
 
-def _entry(path: Path) -> dict[str, Any]:
-    return {"type": "file", "path": path.name, "size": path.stat().st_size, "oid": _sha(path)}
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _entry(path: Path, folder: Path) -> dict[str, Any]:
+    name, size_bytes = path.relative_to(folder).as_posix(), path.stat().st_size
+    return {"type": "file", "path": name, "size": size_bytes, "oid": _sha(path)}
 
 
 def _sha(path: Path) -> str:

@@ -152,6 +152,14 @@ def test_without_an_index_the_model_is_one_file_or_all(hub: Hub, folder: Path) -
     assert weights(hub) == {"model.safetensors"}
 
 
+def test_what_lies_in_folders_of_its_own_is_another_model(hub: Hub, folder: Path) -> None:
+    (folder / INDEX).unlink()
+    (folder / "original").mkdir()
+    (folder / "behind.safetensors").rename(folder / "original" / "consolidated.safetensors")
+    fetched(hub.publish(NAME, folder), LAST)
+    assert weights(hub) == {path.name for path in folder.glob("*.safetensors")}
+
+
 @pytest.mark.parametrize("file", ["pytorch_model.bin", "../x.safetensors"])
 def test_an_index_cannot_ask_for_anything_else(file: str, hub: Hub, folder: Path) -> None:
     weight_map = {"model.layers.1.input_layernorm.weight": file}

@@ -4,6 +4,7 @@ again.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,10 @@ from safetensors.torch import load_file, save_file
 
 from edgeserve.clock import MonotonicClock
 from edgeserve.config import WorkerSettings
-from edgeserve.errors import WireError
+from edgeserve.errors import BadModel, WireError
+from edgeserve.families.checkpoint import INDEX
 from edgeserve.families.folder import open_model
+from edgeserve.families.rules import EMBEDDING
 from edgeserve.families.sampling import Sampling
 from edgeserve.families.spec import Dtype
 from edgeserve.families.stage import cut
@@ -64,6 +67,18 @@ def test_weights_that_changed_in_their_folder_are_not_held(resident: ResidentSta
     save_file(tensors, file, metadata={"format": "pt"})
 
     assert not resident.holds(resident.order, resident.order.model)
+
+
+def test_a_folder_that_lacks_a_file_of_another_stage_is_refused(resident: ResidentStage) -> None:
+    """Only what was fetched for a stage may be a part."""
+    folder = Path(resident.order.model)
+    names = load_file(folder / "model.safetensors")
+    weight_map = dict.fromkeys(names, "model.safetensors") | {EMBEDDING: "gone.safetensors"}
+    (folder / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    order, device = resident.order, resident.device
+
+    with pytest.raises(BadModel, match=r"gone\.safetensors is missing"):
+        load_stage(order, order.model, device, lambda _done, _total: None, MonotonicClock())
 
 
 @pytest.mark.filterwarnings("ignore:The given buffer is not writable")  # as the worker does
