@@ -98,8 +98,9 @@ def cache_folder() -> Path:
 def fetch_stage(model: HubModel, stage: Stage | None, progress: FetchProgress) -> None:
     if not model.is_pinned:
         raise BadModel(
-            f"{model} may be another model tomorrow, and on another box; give this worker "
-            "org/name@COMMIT, or no --model: the gateway says which one it serves"
+            f"{model.repo} is no folder here, and {model} on the Hugging Face hub may be another "
+            "model tomorrow; give this worker org/name@COMMIT, or no --model: the gateway says "
+            "which one it serves"
         )
     with _our_errors(model):
         _bound_waits()
