@@ -119,7 +119,7 @@ async def be_worker(pace_s: float) -> None:
     clock = MonotonicClock()
     settings = WorkerSettings(device="cpu", threads=1, memory=2**30)
     box = look_at_box(Path(), None)
-    handler = PacedHandler(open_device(settings, clock), "", clock, box)
+    handler = PacedHandler(open_device(settings, clock), settings, clock, box)
     handler.pace_s = pace_s
     server = WorkerServer(handler, "")
     print(await server.start(Address("127.0.0.1", 0)), flush=True)

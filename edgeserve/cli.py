@@ -120,9 +120,11 @@ def _declare_up(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=_count, default=3, metavar="N", help="(default: 3)")
     parser.add_argument("--port", type=int, default=8000, help="of HTTP (default: 8000)")
     parser.add_argument("--prompt", default="", help="ask this once, and print answer and receipt")
+    taken = UP_SETS_ITSELF
     for settings in (WorkerSettings, GatewaySettings):
         group = parser.add_argument_group(f"passed on ({settings.__name__})")
-        add_flags(group, settings, without=UP_SETS_ITSELF)
+        add_flags(group, settings, without=taken)
+        taken = taken | settings.__dataclass_fields__.keys()
     parser.set_defaults(run=_run_up)
 
 

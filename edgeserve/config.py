@@ -184,6 +184,15 @@ class WorkerSettings:
         0, "bytes for slice, pages and workspace, as 11GiB; default: what is free", number_bytes
     )
     threads: int = setting(0, "CPU threads; default: all cores", positive_int)
+    local_files: str = setting(
+        "on",
+        "on or off: look into the folder that the gateway names, before asking it for weights",
+        one_of("on", "off"),
+    )
+    cache: str = setting("", "folder to keep weights in; default: edgeserve in the user's caches")
+    cache_bytes: int = setting(
+        0, "of weights to keep there, at most, as 50GB; default: 100GB", number_bytes
+    )
     pace: str = setting(
         "", "compute nothing, and take the time of this card, as rtx-3060: a paced simulation"
     )
@@ -204,6 +213,9 @@ class GatewaySettings:
     )
     listen: Address = setting(Address("127.0.0.1", 8000), "where to serve HTTP", address)
     dtype: str = setting("auto", "auto, fp32, bf16, fp16, int8 or int4", dtype)
+    cache: str = setting(
+        "", "folder to note hashes of files in; default: edgeserve in the user's caches"
+    )
     layers: tuple[int, ...] = setting((), "of each stage, as 13,14,13; default: planned", counts)
     micro_batches: int = setting(
         0, "frames of decodes in flight at once; default: learned", positive_int
@@ -307,6 +319,12 @@ def read_settings(
             values[each.name] = _parse(each, source, text)
             break
     return settings(**values)
+
+
+def cache_folder(named: str) -> Path:
+    """`named`, or edgeserve's own where the user's caches are."""
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(named or f"{caches}/edgeserve").expanduser()
 
 
 def environment_with(changes: Mapping[str, str]) -> dict[str, str]:

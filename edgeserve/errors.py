@@ -12,7 +12,8 @@
     │   └── BadSettings         a flag, variable or configuration key is wrong
     ├── BadModel                the model folder's fault
     │   ├── UnsupportedModel    an architecture or knob that no test covers: refused by name
-    │   └── DoesNotFit          memory or disk is too small for it, and by how much
+    │   ├── DoesNotFit          memory or disk is too small for it, and by how much
+    │   └── DamagedWeights      bytes on a disk are no longer those that were written
     ├── FetchFailed             the network's fault: a model of the Hugging Face hub is not here yet
     ├── Overloaded              nobody's fault: come back later
     │   └── RateLimited         the limits of one key, while others are served
@@ -114,6 +115,11 @@ class FetchFailed(EdgeserveError):
     http_status = 503
     grpc_status = "UNAVAILABLE"
     error_type = "fetch_failed"
+
+
+class DamagedWeights(BadModel):
+    exit_code = 3
+    error_type = "damaged_weights"
 
 
 class Overloaded(EdgeserveError):

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 for name in [each for each in os.environ if each.startswith("EDGESERVE_")]:
     del os.environ[name]  # a developer's own cluster must not change what a test sees
+
+# Nor may what earlier tests left in the user's cache.
+CACHE = tempfile.TemporaryDirectory(prefix="edgeserve-tests-")
+os.environ["EDGESERVE_CACHE"] = CACHE.name
 
 # Before anything imports torch or transformers. Two test processes share the cores, and threads
 # that spin against one another make a test of milliseconds one of seconds.

@@ -70,6 +70,7 @@ def test_whose_fault_it_is_shows_in_the_status() -> None:
         "UnsupportedModel": (422, 2),
         "DoesNotFit": (422, 3),
         "FetchFailed": (503, 3),
+        "DamagedWeights": (422, 3),
         "Overloaded": (429, 3),
         "StageUnavailable": (503, 3),
         "WireError": (503, 3),

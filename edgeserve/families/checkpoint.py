@@ -81,9 +81,14 @@ def indexed_files(index: Path) -> Mapping[str, Path]:
     return files
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether there are any. Where a gateway has no GPU, there need be none."""
+    return any(folder.glob("*.safetensors"))
+
+
 def refuse_runnable(folder: Path) -> None:
     """Raises BadModel if the only weights are of a kind that can run code when opened."""
-    if any(folder.glob("*.safetensors")) or (folder / INDEX).is_file():
+    if has_weights(folder) or (folder / INDEX).is_file():
         return
     names = {path.name for pattern in _RUNNABLE for path in folder.glob(pattern)} - _NO_WEIGHTS
     if names:

@@ -79,6 +79,20 @@ def open_folder(folder: Path, name: str, revision: str | None = None) -> ModelSo
     return ModelSource(name=name, spec=spec, folder=folder, eos_ids=eos_ids, revision=revision)
 
 
+def told_model(ref: str, config: bytes) -> ModelSource:
+    """The model of a folder that another box has, by its config.json. Raises BadModel."""
+    try:
+        document = json.loads(config)
+    except ValueError as error:
+        raise BadModel(f"the config.json of {ref} is not valid JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise BadModel(f"the config.json of {ref} is not a JSON object")
+    folder = Path(ref)
+    return ModelSource(
+        name=folder.name, spec=describe(document), folder=folder, eos_ids=frozenset()
+    )
+
+
 def _no_such_model(ref: str) -> BadModel:
     near = difflib.get_close_matches(ref.lower(), [*SHAPES, DEMO], n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"shapes are {', '.join(SHAPES)}"

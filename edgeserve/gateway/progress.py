@@ -52,7 +52,13 @@ class LoadDisplay:
     def progress(self, stage: int, step: LoadProgress) -> None:
         if stage not in self._tasks:
             self._tasks[stage] = self._bars.add_task(self._names[stage], total=step.bytes_total)
-        self._bars.update(self._tasks[stage], completed=step.bytes_done, total=step.bytes_total)
+        doing = f": {step.doing}" if step.doing else ""
+        self._bars.update(
+            self._tasks[stage],
+            completed=step.bytes_done,
+            total=step.bytes_total,
+            description=self._names[stage] + doing,
+        )
 
     def ready(self, url: str) -> None:
         """The line that `edgeserve up` waits for ends the display."""

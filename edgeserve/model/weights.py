@@ -9,22 +9,23 @@ Refuses to know pages and frames.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from edgeserve.errors import BadModel, UnsupportedModel
-from edgeserve.families.checkpoint import StoredTensor, read_header, weight_files
-from edgeserve.families.rules import TensorSource, stage_tensors, unknown_tensors
+from edgeserve.errors import BadModel, DamagedWeights
+from edgeserve.families.checkpoint import StoredTensor
+from edgeserve.families.rules import TensorSource, stage_tensors
 from edgeserve.families.spec import ModelSpec
 from edgeserve.families.stage import Stage
+from edgeserve.families.stage_files import FoundTensor, find_tensors
 from edgeserve.model.product import LeavePlain, Preparation, Product, empty_parameter
 from edgeserve.model.slice import Slice
 
@@ -35,6 +36,7 @@ HASHED_END_BYTES = 4096
 RANDOM_STD = 0.02
 
 _STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""Of each of `stage_files.ITEM_BYTES`."""
 
 OnProgress = Callable[[int, int], None]
 """Bytes done, bytes in total."""
@@ -63,6 +65,13 @@ class LoadedSlice:
 def load_slice(
     folder: Path, spec: ModelSpec, stage: Stage, form: Form, on_progress: OnProgress
 ) -> LoadedSlice:
+    """`load_found` what lies in `folder`."""
+    return load_found(find_tensors(folder, spec, stage), spec, stage, form, on_progress)
+
+
+def load_found(
+    found: Sequence[FoundTensor], spec: ModelSpec, stage: Stage, form: Form, on_progress: OnProgress
+) -> LoadedSlice:
     """`on_progress` is told bytes of the checkpoint.
 
     `slice_hash` covers the spec, the stage, the form, and of each tensor its name, shape, stored
@@ -70,9 +79,9 @@ def load_slice(
     practically never share it, whatever files they were split over. It does not cover the middle of
     a tensor, so it does not prove that no byte was damaged there.
 
-    Raises BadModel, naming tensor and file.
+    Raises BadModel, naming tensor and file; DamagedWeights for a blob of the cache that is not what
+    its name says, which is then thrown away.
     """
-    found = find_tensors(folder, spec, stage)
     filling = Filling(spec, stage, form)
     fill(filling, found, on_progress, BLOCK_BYTES)
     return LoadedSlice(slice=filling.slice, slice_hash=_hash(spec, stage, form, _contents(found)))
@@ -140,39 +149,6 @@ def _module_of(source: TensorSource) -> str:
     return source.target.rpartition(".")[0]
 
 
-@dataclass(frozen=True, kw_only=True)
-class FoundTensor:
-    """A tensor that the stage needs, and where it is."""
-
-    source: TensorSource
-    stored: StoredTensor
-
-
-def find_tensors(folder: Path, spec: ModelSpec, stage: Stage) -> list[FoundTensor]:
-    """All that the stage needs, checked, in the order in which they lie on the disk."""
-    files = weight_files(folder, {each.name for each in stage_tensors(spec, stage)})
-    unknown = unknown_tensors(spec, stage, iter(files))
-    if unknown:
-        raise UnsupportedModel(
-            f"{files[unknown[0]]} has a tensor {unknown[0]} that a {spec.family} model with this "
-            f"config.json does not have ({len(unknown)} such in all); without it the answers would "
-            "be wrong"
-        )
-    headers = {
-        path: read_header(path)
-        for path in {files[each.name] for each in stage_tensors(spec, stage) if each.name in files}
-    }
-    found = []
-    for source in stage_tensors(spec, stage):
-        path = files.get(source.name)
-        stored = headers[path].get(source.name) if path else None
-        if stored is None:
-            raise BadModel(f"tensor {source.name} is missing in {path or folder}; {stage} needs it")
-        _check(source, stored)
-        found.append(FoundTensor(source=source, stored=stored))
-    return sorted(found, key=lambda each: (each.stored.path, each.stored.start_byte))
-
-
 def fill(
     filling: Filling, found: Sequence[FoundTensor], on_progress: OnProgress, block_bytes: int
 ) -> None:
@@ -182,13 +158,54 @@ def fill(
     staging = _Staging(block_bytes)
     for each in found:
         target = filling.rows(each.source)
-        with each.stored.path.open("rb", buffering=0) as file:
-            file.seek(each.stored.start_byte)
+        with _Reader(each) as reader:
             for rows in _blocks(target, each.stored, block_bytes):
-                staging.read(file, rows, each.stored)
+                staging.read(reader, rows)
                 done_bytes += rows.numel() * _STORED[each.stored.dtype].itemsize
                 on_progress(done_bytes, total_bytes)
+            reader.check()
         filling.filled(each.source)
+
+
+class _Reader:
+    """The bytes of a tensor in a row, and of a blob whether they are the right ones."""
+
+    def __init__(self, found: FoundTensor) -> None:
+        self.stored = found.stored
+        self._sha256 = found.sha256
+        self._digest = hashlib.sha256()
+
+    def __enter__(self) -> Self:
+        try:
+            self._file = self.stored.path.open("rb", buffering=0)
+        except FileNotFoundError:
+            raise self._lost("is gone from") from None
+        self._file.seek(self.stored.start_byte)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._file.close()
+
+    def read(self, into: Tensor) -> None:
+        view = memoryview(into.view(torch.uint8).view(-1).numpy())  # type: ignore[arg-type]
+        while view:
+            count = self._file.readinto(view)
+            if not count:
+                raise self._lost(f"is cut short: {len(view)} bytes are missing at the end of")
+            if self._sha256:
+                self._digest.update(view[:count])
+            view = view[count:]
+
+    def check(self) -> None:
+        if self._sha256 and (found := self._digest.hexdigest()) != self._sha256:
+            raise self._lost(f"has SHA-256 {found} instead of that in the name of")
+
+    def _lost(self, how: str) -> BadModel:
+        what = f"tensor {self.stored.name} {how} {self.stored.path}"
+        if not self._sha256:
+            return BadModel(f"{what}; download it again")
+        self.stored.path.unlink(missing_ok=True)
+        return DamagedWeights(f"{what}, and was thrown out of the cache; load the stage again")
 
 
 class _Staging:
@@ -198,13 +215,14 @@ class _Staging:
         self._block_bytes = block_bytes
         self._buffer: Tensor | None = None
 
-    def read(self, file: io.RawIOBase, rows: Tensor, stored: StoredTensor) -> None:
+    def read(self, reader: _Reader, rows: Tensor) -> None:
+        stored = reader.stored
         dtype = _STORED[stored.dtype]
         if rows.device.type == "cpu" and rows.dtype is dtype:
-            _read_exactly(file, rows, stored)
+            reader.read(rows)
             return
         landed = self._landing(rows.numel() * dtype.itemsize).view(dtype).view(rows.shape)
-        _read_exactly(file, landed, stored)
+        reader.read(landed)
         rows.copy_(landed)
         # fp16 ends at 65504, where bf16 and fp32 go on: beyond it every answer would be NaN.
         if rows.dtype is torch.float16 and not all(map(math.isfinite, rows.aminmax())):
@@ -219,18 +237,6 @@ class _Staging:
         return self._buffer[:size_bytes]
 
 
-def _read_exactly(file: io.RawIOBase, into: Tensor, stored: StoredTensor) -> None:
-    view = memoryview(into.view(torch.uint8).view(-1).numpy())  # type: ignore[arg-type]
-    while view:
-        count = file.readinto(view)
-        if not count:
-            raise BadModel(
-                f"tensor {stored.name} is cut short: {len(view)} bytes are missing at the end of "
-                f"{stored.path}; download it again"
-            )
-        view = view[count:]
-
-
 def _blocks(target: Tensor, stored: StoredTensor, block_bytes: int) -> Iterator[Tensor]:
     """`target` in runs of whole rows, of at most `block_bytes` in the file, but at least a row."""
     rows = max(1, block_bytes * len(target) // max(1, stored.bytes))
@@ -238,20 +244,7 @@ def _blocks(target: Tensor, stored: StoredTensor, block_bytes: int) -> Iterator[
         yield target[start : start + rows]
 
 
-def _check(source: TensorSource, stored: StoredTensor) -> None:
-    if stored.dtype not in _STORED:
-        raise UnsupportedModel(
-            f"tensor {stored.name} in {stored.path} is stored as {stored.dtype}; supported are "
-            f"{', '.join(_STORED)}"
-        )
-    if stored.shape != source.shape:
-        raise BadModel(
-            f"tensor {stored.name} in {stored.path} has shape {list(stored.shape)}, but by "
-            f"config.json it should have {list(source.shape)}"
-        )
-
-
-def _contents(found: list[FoundTensor]) -> Iterator[bytes]:
+def _contents(found: Sequence[FoundTensor]) -> Iterator[bytes]:
     """What the hash sees of each tensor; by name, since files may be split in other ways."""
     for each in sorted(found, key=lambda each: each.source.name):
         stored = each.stored

@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from edgeserve import __version__
 from edgeserve.clock import Clock, unix_ns
 from edgeserve.config import GatewaySettings
-from edgeserve.errors import BadSettings, StageUnavailable, WireError
+from edgeserve.errors import BadSettings, DamagedWeights, StageUnavailable, WireError
 from edgeserve.families.folder import ModelSource
 from edgeserve.families.spec import Dtype
+from edgeserve.pipeline.supply import Delivery, Supplier
 from edgeserve.plan.facts import Plan, WorkerFacts
 from edgeserve.plan.planner import default_pages_max, make_plan
 from edgeserve.wire import MESSAGE_BYTES_MAX, MIB
 from edgeserve.wire.client import RunStream, WorkerClient
 from edgeserve.wire.messages import Description, Loaded, LoadOrder, LoadProgress
+
+log = logging.getLogger(__name__)
 
 DESCRIBE_TIMEOUT_S = 5.0
 RETRY_PERIOD_S = 0.3
@@ -79,6 +83,8 @@ class LoadedStage:
     member: Member
     loaded: Loaded
     stream: RunStream
+    delivery: Delivery | None = None
+    """None if it found its weights by itself, or has none."""
 
 
 async def connect(
@@ -169,14 +175,15 @@ async def load(
     plan: Plan,
     members: Sequence[Member],
     order: Callable[[int], LoadOrder],
+    supplier: Supplier,
     on_progress: OnProgress,
 ) -> tuple[LoadedStage, ...]:
-    """All workers at once; `order(i)` is what stage i is to hold. Raises what the first one that
-    fails says.
+    """All workers at once; `order(i)` is what stage i is to hold, and what a worker lacks of it is
+    sent. Raises what the first one that fails says.
     """
     assert len(members) == len(plan.stages)
     return await _together(
-        _load(member, order(i), functools.partial(on_progress, i))
+        _take_stage(member, supplier.told(order(i)), supplier, functools.partial(on_progress, i))
         for i, member in enumerate(members)
     )
 
@@ -214,6 +221,37 @@ def _check_version(member: Member) -> None:
             "on every box",
             worker=member.name,
         )
+
+
+async def _take_stage(
+    member: Member,
+    order: LoadOrder,
+    supplier: Supplier,
+    on_progress: Callable[[LoadProgress], None],
+) -> LoadedStage:
+    """A blob that its disk has damaged is thrown away by the worker; then it is sent again."""
+    if member.description.simulation or not supplier.can_supply:
+        return await _load(member, order, on_progress)
+    try:
+        return await _supply_and_load(member, order, supplier, on_progress)
+    except DamagedWeights as error:
+        log.warning("%s", error)
+        return await _supply_and_load(member, order, supplier, on_progress)
+
+
+async def _supply_and_load(
+    member: Member,
+    order: LoadOrder,
+    supplier: Supplier,
+    on_progress: Callable[[LoadProgress], None],
+) -> LoadedStage:
+    order, delivery = await supplier.supply(member.client, order, on_progress)
+    doing = f"loading from {delivery.supplied.source}"
+
+    def tell(step: LoadProgress) -> None:
+        on_progress(replace(step, doing=doing))
+
+    return replace(await _load(member, order, tell), delivery=delivery)
 
 
 async def _load(

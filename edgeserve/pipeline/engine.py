@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from edgeserve.clock import Clock
-from edgeserve.config import GatewaySettings
+from edgeserve.config import GatewaySettings, cache_folder
 from edgeserve.errors import EdgeserveError, StageUnavailable
 from edgeserve.families.folder import ModelSource
 from edgeserve.families.spec import PAGE_TOKENS
@@ -37,6 +37,7 @@ from edgeserve.pipeline.deadline import SilenceBound
 from edgeserve.pipeline.driver import Driver
 from edgeserve.pipeline.generation import Generation, Order, Seen, Status
 from edgeserve.pipeline.relay import Relay, StageLink
+from edgeserve.pipeline.supply import Supplier
 from edgeserve.plan.facts import Plan
 from edgeserve.plan.resplit import better_layers
 from edgeserve.schedule.limits import Limits, Statistics
@@ -351,7 +352,8 @@ class PipelineEngine:
                 frame_tokens_max=limits.frame_tokens_max,
             )
 
-        stages = await load(plan, members, order, self._hooks.progress)
+        supplier = Supplier(self._source, cache_folder(self._settings.cache))
+        stages = await load(plan, members, order, supplier, self._hooks.progress)
         self._built = tuple((stage, self._link(i, stage)) for i, stage in enumerate(stages))
 
     def _link(self, number: int, stage: LoadedStage) -> StageLink:
@@ -429,8 +431,26 @@ def _stage_document(stage: LoadedStage, link: StageLink) -> dict[str, Any]:
         "slice_hash": loaded.slice_hash,
         "pages": loaded.pages,
         "load_s": round(loaded.load_s, 3),
+        "weights": _weights_document(stage),
         "compute_ms": link.median_ms("compute_s"),
         "transfer_ms": link.median_ms("transfer_s"),
+    }
+
+
+def _weights_document(stage: LoadedStage) -> dict[str, Any]:
+    """Where they came from when this gateway asked for them, and how many bytes it sent."""
+    delivery = stage.delivery
+    if delivery is None:
+        own = "random" if stage.loaded.random_weights else "local"
+        return {"from": own, "streamed_bytes": 0, "sent_bytes": 0}
+    supplied = delivery.supplied
+    return {
+        "from": supplied.source,
+        "held_bytes": supplied.held_bytes,
+        "local_bytes": supplied.local_bytes,
+        "cached_bytes": supplied.cached_bytes,
+        "streamed_bytes": supplied.streamed_bytes,
+        "sent_bytes": delivery.sent_bytes,
     }
 
 

@@ -1,4 +1,4 @@
-"""The gateway's end of one worker: four calls and a stream, with our errors instead of gRPC's.
+"""The gateway's end of one worker: three calls and two streams, with our errors instead of gRPC's.
 Every call has a bound.
 """
 
@@ -90,6 +90,11 @@ class WorkerClient:
         method: Any = self._channel.stream_stream(f"/{SERVICE}/Run")
         return RunStream(method(metadata=metadata), self)
 
+    def supply(self) -> MessageStream:
+        """Opens a stream that brings tensors; `wire.supply` has its messages."""
+        method: Any = self._channel.stream_stream(f"/{SERVICE}/Supply")
+        return MessageStream(method(metadata=self._metadata), self)
+
     async def close(self) -> None:
         await self._channel.close()
 
@@ -128,8 +133,8 @@ class WorkerClient:
             raise WireError(f"worker {self.address}: {error}", worker=str(self.address)) from None
 
 
-class RunStream:
-    """Frames out, results in, both as raw bytes and in order.
+class MessageStream:
+    """Raw bytes out and in, both in order.
 
     Cancelling a task that waits in `send` or `receive` ends the stream: half a message cannot be
     taken back.
@@ -139,24 +144,12 @@ class RunStream:
         self._call = call
         self._client = client
 
-    async def wait_until_open(self) -> None:
-        """Returns when the worker has taken the stream. Raises what it refuses it with."""
-        metadata = await self._unless_over(self._call.initial_metadata())
-        if EPOCH_METADATA not in dict(metadata or ()):
-            raise await self._why_over()
-
     async def send(self, raw: bytes) -> None:
-        """Raises when the stream is over. Too long a message is refused, and the stream goes on."""
-        if len(raw) > MESSAGE_BYTES_MAX:
-            raise WireError(
-                f"a frame of {len(raw)} bytes is more than the {MESSAGE_BYTES_MAX} that fit a "
-                "message; lower --prefill-chunk",
-                frame_bytes=len(raw), message_bytes_max=MESSAGE_BYTES_MAX,
-            )  # fmt: skip
+        """Returns when there is room for more. Raises when the stream is over."""
         await self._unless_over(self._call.write(raw))
 
     async def receive(self) -> bytes:
-        """The next result. Raises when the stream is over, whatever ended it."""
+        """The next message. Raises when the stream is over, whatever ended it."""
         raw = await self._unless_over(self._call.read())
         if raw is grpc.aio.EOF:
             raise await self._why_over()
@@ -183,6 +176,26 @@ class RunStream:
         if code is grpc.StatusCode.OK:
             code, details = grpc.StatusCode.UNAVAILABLE, "it closed its stream"
         return self._client.error_of(code, details, await self._call.trailing_metadata())
+
+
+class RunStream(MessageStream):
+    """Frames out, results in."""
+
+    async def wait_until_open(self) -> None:
+        """Returns when the worker has taken the stream. Raises what it refuses it with."""
+        metadata = await self._unless_over(self._call.initial_metadata())
+        if EPOCH_METADATA not in dict(metadata or ()):
+            raise await self._why_over()
+
+    async def send(self, raw: bytes) -> None:
+        """Raises when the stream is over. Too long a message is refused, and the stream goes on."""
+        if len(raw) > MESSAGE_BYTES_MAX:
+            raise WireError(
+                f"a frame of {len(raw)} bytes is more than the {MESSAGE_BYTES_MAX} that fit a "
+                "message; lower --prefill-chunk",
+                frame_bytes=len(raw), message_bytes_max=MESSAGE_BYTES_MAX,
+            )  # fmt: skip
+        await super().send(raw)
 
 
 def _build(kind: type[EdgeserveError], message: str, worker: str) -> EdgeserveError:

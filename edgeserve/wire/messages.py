@@ -64,6 +64,10 @@ class LoadOrder:
     dtype: Dtype
     pages: int
     frame_tokens_max: int
+    config: bytes = b""
+    """The model's config.json, for a box without its folder."""
+    weights_hash: str = ""
+    """Of the manifest that was supplied; empty if the worker finds its files by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +77,8 @@ class LoadProgress:
     bytes_done: int
     bytes_total: int
     loaded: Loaded | None = None
+    doing: str = ""
+    """What the gateway calls it; it is not on the wire."""
 
 
 def description_to_pb(description: Description) -> pb.WorkerDescription:
@@ -127,6 +133,8 @@ def order_to_pb(order: LoadOrder) -> pb.LoadRequest:
         dtype=order.dtype,
         pages=order.pages,
         frame_tokens_max=order.frame_tokens_max,
+        config=order.config,
+        weights_hash=order.weights_hash,
     )
 
 
@@ -139,6 +147,8 @@ def order_from_pb(message: pb.LoadRequest) -> LoadOrder:
         dtype=dtype_from_wire(message.dtype),
         pages=message.pages,
         frame_tokens_max=message.frame_tokens_max,
+        config=message.config,
+        weights_hash=message.weights_hash,
     )
 
 

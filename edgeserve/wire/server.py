@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import hmac
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, Protocol
 
 import grpc
@@ -28,6 +29,14 @@ from edgeserve.wire.messages import (
     progress_to_pb,
 )
 from edgeserve.wire.pb import worker_pb2 as pb
+from edgeserve.wire.supply import (
+    Manifest,
+    SupplyPart,
+    SupplyReply,
+    decode_manifest,
+    decode_part,
+    encode_reply,
+)
 
 SERVICE = "edgeserve.v1.Worker"
 DETAILS_BYTES_MAX = 2048
@@ -60,6 +69,12 @@ class Handler(Protocol):
     def describe(self) -> Description: ...
 
     def load(self, order: LoadOrder) -> AsyncIterator[LoadProgress]: ...
+
+    def supply(
+        self, manifest: Manifest, parts: AsyncIterator[SupplyPart]
+    ) -> AsyncGenerator[SupplyReply]:
+        """Asks for what it lacks, and takes it from `parts`, one at a time."""
+        ...
 
     def open_session(
         self, epoch: int, reply: Callable[[bytes], None], announce: Callable[[float], None]
@@ -121,6 +136,12 @@ def _routes(handler: Handler) -> grpc.GenericRpcHandler:
         except EdgeserveError as error:
             await _abort(context, error)
 
+    async def supply(requests: AsyncIterator[bytes], context: Any) -> None:
+        try:
+            await _supply(handler, requests, context)
+        except EdgeserveError as error:
+            await _abort(context, error)
+
     return grpc.method_handlers_generic_handler(
         SERVICE,
         {
@@ -134,6 +155,7 @@ def _routes(handler: Handler) -> grpc.GenericRpcHandler:
                 echo, pb.EchoRequest.FromString, pb.EchoReply.SerializeToString
             ),
             "Run": grpc.stream_stream_rpc_method_handler(run),
+            "Supply": grpc.stream_stream_rpc_method_handler(supply),
         },
     )
 
@@ -166,6 +188,15 @@ async def _run(handler: Handler, requests: AsyncIterator[bytes], context: Any) -
     finally:
         session.close()
         writer.cancel()
+
+
+async def _supply(handler: Handler, requests: AsyncIterator[bytes], context: Any) -> None:
+    """gRPC reads ahead no more than its window, so nothing piles up while a part is written."""
+    manifest = decode_manifest(await anext(requests, b""))
+    parts = (decode_part(raw) async for raw in requests)
+    async with aclosing(handler.supply(manifest, parts)) as replies:
+        async for reply in replies:
+            await context.write(encode_reply(reply))
 
 
 async def _write(context: Any, results: asyncio.Queue[bytes]) -> None:

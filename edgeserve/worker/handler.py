@@ -5,20 +5,29 @@ time.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import replace
+from pathlib import Path
 
 from edgeserve.box import Box
+from edgeserve.cache.blobs import BYTES_MAX, BlobCache
 from edgeserve.clock import Clock
-from edgeserve.errors import EdgeserveError, WireError
+from edgeserve.config import WorkerSettings, cache_folder
+from edgeserve.errors import BadModel, EdgeserveError, WireError
+from edgeserve.families.folder import told_model
+from edgeserve.hugging_face.find import open_fetched
 from edgeserve.hugging_face.reference import hub_model, settled
 from edgeserve.wire.messages import Description, LoadOrder, LoadProgress
+from edgeserve.wire.supply import Manifest, Supplied, SupplyPart, SupplyReply
 from edgeserve.worker.device import Device
 from edgeserve.worker.device_thread import DeviceThread, Session
 from edgeserve.worker.fetching import fetching
 from edgeserve.worker.pace import PacedStage, load_paced
-from edgeserve.worker.stage import ResidentStage, load_stage
+from edgeserve.worker.stage import ResidentStage, check_same_model, load_stage
+from edgeserve.worker.supply import LocalFolder, Supply
 
 log = logging.getLogger(__name__)
 
@@ -30,15 +39,16 @@ class WorkerHandler:
     device's thread.
     """
 
-    def __init__(self, device: Device, model: str, clock: Clock, box: Box) -> None:
+    def __init__(self, device: Device, settings: WorkerSettings, clock: Clock, box: Box) -> None:
         self._device = device
-        self._model = model
+        self._settings = settings
         self._clock = clock
         self._box = box
         self._thread = DeviceThread(clock)
         self._epoch = 0
         self._stage: ResidentStage | PacedStage | None = None
         self._session: Session | None = None
+        self._supply: Supply | None = None
 
     def describe(self) -> Description:
         return Description(
@@ -57,23 +67,36 @@ class WorkerHandler:
 
     async def load(self, order: LoadOrder) -> AsyncIterator[LoadProgress]:
         """Drops what an older epoch had. The same slice again is kept, and costs nothing."""
-        self._check_epoch(order.epoch)
-        self._end_session(order.epoch)
-        self._epoch = order.epoch
-        model = settled(self._model, order.model)
-        on_hub = hub_model(model)
-        if on_hub is not None:
-            async for progress in fetching(on_hub, None if self._device.card else order.stage):
-                yield progress
-            self._check_epoch(order.epoch)  # a newer gateway may have come meanwhile
-        if self._stage is None or not self._stage.holds(order, model):
+        self._begin_epoch(order.epoch)
+        async for progress in self._fetching(order):
+            yield progress
+        if not self._holds(order):
             self._stage = None  # its memory is needed
-            async for progress in self._loading(order, model):
+            async for progress in self._loading(order):
                 yield progress
         self._check_epoch(order.epoch)  # a newer gateway may have come meanwhile
         assert self._stage is not None
         done_bytes = self._stage.loaded.slice_bytes
         yield LoadProgress(bytes_done=done_bytes, bytes_total=done_bytes, loaded=self._stage.loaded)
+
+    async def supply(
+        self, manifest: Manifest, parts: AsyncIterator[SupplyPart]
+    ) -> AsyncGenerator[SupplyReply]:
+        """Nothing for a slice that is held already. What it finds is for the next `load`."""
+        order = manifest.order
+        self._begin_epoch(order.epoch)
+        self._forget_supply()
+        async for progress in self._fetching(order):
+            yield SupplyReply(checked_bytes=progress.bytes_done)
+        if self._holds(order):
+            held_bytes = sum(each.bytes for each in manifest.tensors)
+            yield SupplyReply(supplied=Supplied(held_bytes=held_bytes))
+            return
+        self._supply = supply = self._new_supply(manifest)
+        async with aclosing(supply.run(self._of_epoch(order.epoch, parts))) as replies:
+            async for reply in replies:
+                self._check_epoch(order.epoch)
+                yield reply
 
     def open_session(
         self, epoch: int, reply: Callable[[bytes], None], announce: Callable[[float], None]
@@ -92,6 +115,61 @@ class WorkerHandler:
             self._session.close()
         self._thread.stop()
 
+    def _holds(self, order: LoadOrder) -> bool:
+        return self._stage is not None and self._stage.holds(order, self._model(order))
+
+    def _model(self, order: LoadOrder) -> str:
+        return settled(self._settings.model, order.model)
+
+    async def _fetching(self, order: LoadOrder) -> AsyncIterator[LoadProgress]:
+        """Of a model on the Hugging Face hub, the files that are not here yet."""
+        on_hub = hub_model(self._model(order))
+        if on_hub is not None:
+            async for progress in fetching(on_hub, None if self._device.card else order.stage):
+                yield progress
+            self._check_epoch(order.epoch)  # a newer gateway may have come meanwhile
+
+    def _new_supply(self, manifest: Manifest) -> Supply:
+        source = told_model(manifest.order.model, manifest.order.config)
+        check_same_model(source, manifest.order)
+        settings = self._settings
+        cache = BlobCache(cache_folder(settings.cache), settings.cache_bytes or BYTES_MAX)
+        return Supply(manifest, source.spec, cache, self._local_folder(manifest.order))
+
+    def _local_folder(self, order: LoadOrder) -> LocalFolder | None:
+        """This worker's own --model, else the gateway's, if that is here, too."""
+        if self._settings.model:
+            own = open_fetched(self._model(order))
+            check_same_model(own, order)
+            if own.folder is None:
+                raise BadModel(
+                    f"--model {own.name} has random weights, the gateway's {order.model} has not; "
+                    "start this worker without --model"
+                )
+            return LocalFolder(path=own.folder, named_here=True)
+        folder = Path(order.model)
+        if self._settings.local_files == "off" or not folder.is_dir():
+            return None
+        return LocalFolder(path=folder, named_here=False)
+
+    async def _of_epoch(
+        self, epoch: int, parts: AsyncIterator[SupplyPart]
+    ) -> AsyncIterator[SupplyPart]:
+        """Until a newer gateway comes."""
+        async for part in parts:
+            self._check_epoch(epoch)
+            yield part
+
+    def _forget_supply(self) -> None:
+        if self._supply is not None:
+            self._supply.release()
+            self._supply = None
+
+    def _begin_epoch(self, epoch: int) -> None:
+        self._check_epoch(epoch)
+        self._end_session(epoch)
+        self._epoch = epoch
+
     def _check_epoch(self, epoch: int) -> None:
         if epoch < self._epoch:
             raise _taken_over(epoch, self._epoch)
@@ -102,8 +180,23 @@ class WorkerHandler:
             self._session.end(_taken_over(self._epoch, next_epoch))
             self._session = None
 
-    async def _loading(self, order: LoadOrder, model: str) -> AsyncIterator[LoadProgress]:
+    def _loader(
+        self, order: LoadOrder
+    ) -> Callable[[Callable[[int, int], None], Clock], ResidentStage | PacedStage]:
+        """Of what was supplied, if the order says that something was."""
+        model = self._model(order)
+        if self._device.card:
+            return functools.partial(load_paced, order, model, self._device)
+        if not order.weights_hash:
+            return functools.partial(load_stage, order, model, self._device)
+        supply = self._supply
+        if supply is None or supply.order != order:
+            raise WireError("this worker was not supplied for that order; Supply comes before Load")
+        return functools.partial(load_stage, order, model, self._device, supplied=supply.found)
+
+    async def _loading(self, order: LoadOrder) -> AsyncIterator[LoadProgress]:
         """Loads on the device's thread, behind frames that still run there."""
+        take, supply = self._loader(order), self._supply
         loop = asyncio.get_running_loop()
         progress: asyncio.Queue[LoadProgress | ResidentStage | PacedStage | EdgeserveError] = (
             asyncio.Queue()
@@ -119,12 +212,11 @@ class WorkerHandler:
 
         def load() -> None:
             try:
-                take = load_paced if self._device.card else load_stage
-                outcome = take(order, model, self._device, report, self._clock)
+                outcome = take(report, self._clock)
             except EdgeserveError as error:
                 tell(error)
             except Exception as error:  # guards the loading thread's border
-                log.exception("loading %s failed", model)
+                log.exception("loading %s failed", order.model)
                 tell(EdgeserveError(f"loading failed: {error}"))
             else:
                 tell(outcome)
@@ -132,6 +224,8 @@ class WorkerHandler:
         self._thread.call(load)
         while isinstance(step := await progress.get(), LoadProgress):
             yield step
+        if self._supply is supply:  # no newer gateway came meanwhile
+            self._forget_supply()
         if isinstance(step, EdgeserveError):
             raise step
         if order.epoch == self._epoch:  # no newer gateway came meanwhile

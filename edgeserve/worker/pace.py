@@ -16,14 +16,16 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from edgeserve.clock import Clock
-from edgeserve.families.folder import ModelSource
+from edgeserve.families.folder import ModelSource, told_model
 from edgeserve.families.spec import Dtype, ModelSpec
 from edgeserve.families.stage import Stage
 from edgeserve.hugging_face.find import open_fetched
+from edgeserve.hugging_face.reference import hub_model
 from edgeserve.schedule.micro_batch import Segment
 from edgeserve.timing.hop import StageTime
 from edgeserve.wire.frame import Frame, FrameResult, Sampled
@@ -45,7 +47,7 @@ class PacedStage:
     _busy_until_s: float = 0.0
 
     def holds(self, order: LoadOrder, model: str) -> bool:
-        source, held = open_fetched(model), self.order
+        source, held = _opened(order, model), self.order
         same_order = replace(order, epoch=held.epoch, model=held.model) == held
         same_model = (source.reference, source.spec) == (self.source.reference, self.source.spec)
         return same_order and same_model
@@ -171,7 +173,7 @@ def load_paced(
     """
     assert device.card is not None
     start_s = clock.now_s()
-    source = open_fetched(model)
+    source = _opened(order, model)
     check_same_model(source, order)
     slice_bytes = source.spec.stage_parameters(order.stage) * order.dtype.size_bytes
     on_progress(slice_bytes, slice_bytes)
@@ -187,6 +189,12 @@ def load_paced(
         load_s=clock.now_s() - start_s,
     )
     return PacedStage(source=source, order=order, loaded=loaded, card=device.card)
+
+
+def _opened(order: LoadOrder, model: str) -> ModelSource:
+    """By the gateway's config.json where there is no folder: no weights are needed."""
+    is_here = not order.config or Path(model).expanduser().is_dir() or hub_model(model) is not None
+    return open_fetched(model) if is_here else told_model(model, order.config)
 
 
 def _keys_read(spec: ModelSpec, segment: Segment) -> int:

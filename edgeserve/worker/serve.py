@@ -28,7 +28,7 @@ def run_worker(settings: WorkerSettings) -> int:
     clock = MonotonicClock()
     device = open_device(settings, clock)
     box = look_at_box(files_folder(settings.model), first_gpu())
-    run_on_loop(_serve(settings, device, WorkerHandler(device, settings.model, clock, box)))
+    run_on_loop(_serve(settings, device, WorkerHandler(device, settings, clock, box)))
     return 0
 
 

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from edgeserve.clock import Clock, ProcessorTime
 from edgeserve.errors import DoesNotFit, WireError
-from edgeserve.families.folder import ModelSource, weight_files
+from edgeserve.families.folder import ModelSource, told_model, weight_files
 from edgeserve.families.spec import Dtype
+from edgeserve.families.stage_files import FoundTensor
 from edgeserve.hugging_face.find import open_fetched
 from edgeserve.model.batch import PackedBatch, PagedSegment
 from edgeserve.model.packed import FastestLayout
@@ -26,7 +27,14 @@ from edgeserve.model.product import LeavePlain, Preparation
 from edgeserve.model.quantised import Quantise
 from edgeserve.model.sampling import SampleRow, choices, most_likely, sample
 from edgeserve.model.slice import Slice
-from edgeserve.model.weights import Form, LoadedSlice, load_slice, random_slice, slice_hash
+from edgeserve.model.weights import (
+    Form,
+    LoadedSlice,
+    load_found,
+    load_slice,
+    random_slice,
+    slice_hash,
+)
 from edgeserve.timing.hop import StageTime
 from edgeserve.wire.frame import Frame, FrameResult, Sampled
 from edgeserve.wire.messages import Loaded, LoadOrder
@@ -67,12 +75,18 @@ class ResidentStage:
     """What computes frames on a GPU; a CPU runs the slice as it is."""
 
     def holds(self, order: LoadOrder, model: str) -> bool:
-        """Whether `order` for `model` asks for exactly this, from files that are still the same."""
+        """Whether `order` for `model` asks for exactly this, from files that are still the same;
+        from the gateway's, if it said what they are.
+        """
         asked = (order.spec_hash, order.stage, order.dtype, order.pages, order.frame_tokens_max)
         here = self.order
         held = (here.spec_hash, here.stage, here.dtype, here.pages, here.frame_tokens_max)
+        if asked != held or order.weights_hash != here.weights_hash:
+            return False
+        if order.weights_hash:
+            return True
         source = open_fetched(model)
-        if asked != held or self.source.reference != source.reference:
+        if self.source.reference != source.reference:
             return False
         if source.folder is None:
             return True
@@ -241,18 +255,25 @@ def load_stage(
     device: Device,
     on_progress: Callable[[int, int], None],
     clock: Clock,
+    *,
+    supplied: Sequence[FoundTensor] = (),
 ) -> ResidentStage:
-    """Reads or makes the slice, and allocates its pages.
+    """Reads or makes the slice, and allocates its pages. `supplied` are its tensors if the gateway
+    said what they are; without, they are those of the folder `model`.
 
     Raises BadModel for what is wrong with the files, WireError if they are of another model than
     the gateway's, and DoesNotFit if the device has too little memory.
     """
     start_s = clock.now_s()
-    source = open_fetched(model)
+    source = told_model(order.model, order.config) if supplied else open_fetched(model)
     check_same_model(source, order)
     prepare = _preparation(order.dtype, device)
     try:
-        made = _slice(source, order, _form(order.dtype, device, prepare), on_progress)
+        form = _form(order.dtype, device, prepare)
+        if supplied:
+            made = load_found(supplied, source.spec, order.stage, form, on_progress)
+        else:
+            made = _slice(source, order, form, on_progress)
         kv_pages = KvPages(
             source.spec, len(order.stage.layers), order.pages,
             TORCH_DTYPES[order.dtype], device.torch_device,

@@ -113,7 +113,10 @@ def until(what: str, happens: Callable[[], bool], within_s: float) -> float:
 
 
 def engine_settings(workers: Sequence[Address], model: str, **more: Any) -> GatewaySettings:
-    settings: dict[str, Any] = {"dtype": "fp32", "token": TOKEN, "prefill_chunk": 16, **more}
+    settings: dict[str, Any] = {
+        "dtype": "fp32", "token": TOKEN, "prefill_chunk": 16,
+        "cache": os.environ["EDGESERVE_CACHE"], **more,
+    }  # fmt: skip
     return GatewaySettings(workers=tuple(workers), model=model, **settings)
 
 

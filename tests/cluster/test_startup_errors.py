@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from edgeserve.families.spec import Dtype
 from edgeserve.wire.loop import run_on_loop
 from edgeserve.wire.messages import Description, LoadOrder, LoadProgress
 from edgeserve.wire.server import RunSession, WorkerServer
+from edgeserve.wire.supply import Manifest, SupplyPart, SupplyReply
 from tests.cluster.conftest import TinyModel
 from tests.cluster.processes import ONE_THREAD, TOKEN, joined, run_edgeserve, start_worker, until
 
@@ -392,6 +393,11 @@ class _FakeHandler:
     async def load(self, order: LoadOrder) -> AsyncIterator[LoadProgress]:
         assert order.epoch < 0, "nothing may be loaded here"
         yield LoadProgress(bytes_done=0, bytes_total=0)
+
+    def supply(
+        self, manifest: Manifest, parts: AsyncIterator[SupplyPart]
+    ) -> AsyncGenerator[SupplyReply]:
+        raise AssertionError("nothing is supplied here")
 
     def open_session(
         self, epoch: int, reply: Callable[[bytes], None], announce: Callable[[float], None]

@@ -20,6 +20,7 @@ from edgeserve.families.folder import open_model
 from edgeserve.families.rules import stage_tensors
 from edgeserve.families.spec import ModelSpec
 from edgeserve.families.stage import LayerRange, Stage, cut
+from edgeserve.families.stage_files import find_tensors
 from edgeserve.model import weights
 from edgeserve.model.weights import Filling, Form, LoadedSlice, load_slice, random_slice
 from tests.model.stages import GetTiny, Tiny
@@ -227,7 +228,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_named(tiny: GetTiny, tmp_path: 
     model = tiny("llama2")
     shutil.copy(model.folder / "model.safetensors", tmp_path)
     path = tmp_path / "model.safetensors"
-    found = weights.find_tensors(tmp_path, model.spec, WHOLE)
+    found = find_tensors(tmp_path, model.spec, WHOLE)
     path.write_bytes(path.read_bytes()[:-100])
     filling = Filling(model.spec, WHOLE, Form(torch.float32))
     with pytest.raises(BadModel, match=f"tensor .* is cut short: 100 bytes .* {path}"):

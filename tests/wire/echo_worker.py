@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 from edgeserve.config import Address
 from edgeserve.wire.messages import Description, LoadOrder, LoadProgress
 from edgeserve.wire.server import WorkerServer
+from edgeserve.wire.supply import Manifest, SupplyPart, SupplyReply
 
 
 class EchoSession:
@@ -25,6 +26,11 @@ class EchoHandler:
 
     async def load(self, order: LoadOrder) -> AsyncIterator[LoadProgress]:
         yield LoadProgress(bytes_done=0, bytes_total=0)
+
+    def supply(
+        self, manifest: Manifest, parts: AsyncIterator[SupplyPart]
+    ) -> AsyncGenerator[SupplyReply]:
+        raise AssertionError("nothing is supplied here")
 
     def open_session(
         self, epoch: int, reply: Callable[[bytes], None], announce: Callable[[float], None]

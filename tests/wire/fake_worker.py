@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -19,6 +19,13 @@ from edgeserve.wire import MESSAGE_BYTES_MAX, SOON
 from edgeserve.wire.client import WorkerClient
 from edgeserve.wire.messages import Description, Loaded, LoadOrder, LoadProgress
 from edgeserve.wire.server import WorkerServer
+from edgeserve.wire.supply import (
+    Manifest,
+    Supplied,
+    SupplyPart,
+    SupplyReply,
+    WantedTensor,
+)
 
 LOOPBACK = Address("127.0.0.1", 0)
 TIMEOUT_S = 5.0
@@ -89,6 +96,7 @@ class FakeHandler:
     epoch: int = 5
     sessions: list[EchoSession] = field(default_factory=list)
     orders: list[LoadOrder] = field(default_factory=list)
+    manifests: list[Manifest] = field(default_factory=list)
 
     def describe(self) -> Description:
         return self.description
@@ -99,6 +107,26 @@ class FakeHandler:
         if self.load_error is not None:
             raise self.load_error
         yield LoadProgress(bytes_done=100, bytes_total=100, loaded=LOADED)
+
+    async def supply(
+        self, manifest: Manifest, parts: AsyncIterator[SupplyPart]
+    ) -> AsyncGenerator[SupplyReply]:
+        """Wants the second half of everything, and says what came."""
+        self.manifests.append(manifest)
+        wanted = tuple(
+            WantedTensor(tensor=place, offset=tensor.bytes // 2)
+            for place, tensor in enumerate(manifest.tensors)
+        )
+        yield SupplyReply(wanted=wanted)
+        came_bytes = 0
+        for each in wanted:
+            offset = each.offset
+            while offset < manifest.tensors[each.tensor].bytes:
+                part = await anext(parts)
+                assert (part.tensor, part.offset) == (each.tensor, offset)
+                offset += len(part.payload)
+                came_bytes += len(part.payload)
+        yield SupplyReply(supplied=Supplied(streamed_bytes=came_bytes))
 
     def open_session(
         self, epoch: int, reply: Callable[[bytes], None], announce: Callable[[float], None]

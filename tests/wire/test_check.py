@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 import pytest
 
@@ -11,6 +11,7 @@ from edgeserve.config import Address
 from edgeserve.wire.check import is_serving
 from edgeserve.wire.messages import Description, LoadOrder, LoadProgress
 from edgeserve.wire.server import RunSession, WorkerServer
+from edgeserve.wire.supply import Manifest, SupplyPart, SupplyReply
 
 
 class NeverAsked:
@@ -21,6 +22,11 @@ class NeverAsked:
 
     def load(self, order: LoadOrder) -> AsyncIterator[LoadProgress]:
         raise AssertionError
+
+    def supply(
+        self, manifest: Manifest, parts: AsyncIterator[SupplyPart]
+    ) -> AsyncGenerator[SupplyReply]:
+        raise AssertionError("nothing is supplied here")
 
     def open_session(
         self, epoch: int, reply: Callable[[bytes], None], announce: Callable[[float], None]

@@ -67,7 +67,7 @@ class Stage(_message.Message):
     def __init__(self, layers_start: _Optional[int] = ..., layers_end: _Optional[int] = ..., embedding: _Optional[bool] = ..., head: _Optional[bool] = ...) -> None: ...
 
 class LoadRequest(_message.Message):
-    __slots__ = ("epoch", "model", "spec_hash", "stage", "dtype", "pages", "frame_tokens_max")
+    __slots__ = ("epoch", "model", "spec_hash", "stage", "dtype", "pages", "frame_tokens_max", "config", "weights_hash")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     SPEC_HASH_FIELD_NUMBER: _ClassVar[int]
@@ -75,6 +75,8 @@ class LoadRequest(_message.Message):
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     PAGES_FIELD_NUMBER: _ClassVar[int]
     FRAME_TOKENS_MAX_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_HASH_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     model: str
     spec_hash: str
@@ -82,7 +84,9 @@ class LoadRequest(_message.Message):
     dtype: str
     pages: int
     frame_tokens_max: int
-    def __init__(self, epoch: _Optional[int] = ..., model: _Optional[str] = ..., spec_hash: _Optional[str] = ..., stage: _Optional[_Union[Stage, _Mapping]] = ..., dtype: _Optional[str] = ..., pages: _Optional[int] = ..., frame_tokens_max: _Optional[int] = ...) -> None: ...
+    config: bytes
+    weights_hash: str
+    def __init__(self, epoch: _Optional[int] = ..., model: _Optional[str] = ..., spec_hash: _Optional[str] = ..., stage: _Optional[_Union[Stage, _Mapping]] = ..., dtype: _Optional[str] = ..., pages: _Optional[int] = ..., frame_tokens_max: _Optional[int] = ..., config: _Optional[bytes] = ..., weights_hash: _Optional[str] = ...) -> None: ...
 
 class LoadProgress(_message.Message):
     __slots__ = ("bytes_done", "bytes_total", "loaded")
@@ -263,3 +267,65 @@ class Failure(_message.Message):
     error_type: str
     message: str
     def __init__(self, error_type: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+
+class Manifest(_message.Message):
+    __slots__ = ("order", "tensors")
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    order: LoadRequest
+    tensors: _containers.RepeatedCompositeFieldContainer[ManifestTensor]
+    def __init__(self, order: _Optional[_Union[LoadRequest, _Mapping]] = ..., tensors: _Optional[_Iterable[_Union[ManifestTensor, _Mapping]]] = ...) -> None: ...
+
+class ManifestTensor(_message.Message):
+    __slots__ = ("name", "dtype", "shape", "sha256")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    dtype: str
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    sha256: bytes
+    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., sha256: _Optional[bytes] = ...) -> None: ...
+
+class SupplyPart(_message.Message):
+    __slots__ = ("manifest", "tensor", "offset", "payload")
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    manifest: Manifest
+    tensor: int
+    offset: int
+    payload: bytes
+    def __init__(self, manifest: _Optional[_Union[Manifest, _Mapping]] = ..., tensor: _Optional[int] = ..., offset: _Optional[int] = ..., payload: _Optional[bytes] = ...) -> None: ...
+
+class SupplyReply(_message.Message):
+    __slots__ = ("checked_bytes", "wanted", "supplied")
+    CHECKED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    WANTED_FIELD_NUMBER: _ClassVar[int]
+    SUPPLIED_FIELD_NUMBER: _ClassVar[int]
+    checked_bytes: int
+    wanted: _containers.RepeatedCompositeFieldContainer[WantedTensor]
+    supplied: Supplied
+    def __init__(self, checked_bytes: _Optional[int] = ..., wanted: _Optional[_Iterable[_Union[WantedTensor, _Mapping]]] = ..., supplied: _Optional[_Union[Supplied, _Mapping]] = ...) -> None: ...
+
+class WantedTensor(_message.Message):
+    __slots__ = ("tensor", "offset")
+    TENSOR_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    tensor: int
+    offset: int
+    def __init__(self, tensor: _Optional[int] = ..., offset: _Optional[int] = ...) -> None: ...
+
+class Supplied(_message.Message):
+    __slots__ = ("held_bytes", "local_bytes", "cached_bytes", "streamed_bytes")
+    HELD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CACHED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STREAMED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    held_bytes: int
+    local_bytes: int
+    cached_bytes: int
+    streamed_bytes: int
+    def __init__(self, held_bytes: _Optional[int] = ..., local_bytes: _Optional[int] = ..., cached_bytes: _Optional[int] = ..., streamed_bytes: _Optional[int] = ...) -> None: ...
