@@ -47,7 +47,7 @@ class BlobCache:
         try:
             for each in (folder, self._blobs, self._pins):
                 each.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock_file = (folder / "lock").open("ab")
+            (folder / "lock").touch(0o600)
         except OSError as error:
             raise BadSettings(
                 f"--cache {folder}: {error.strerror}; name a folder that can be written"
@@ -103,11 +103,9 @@ class BlobCache:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        fcntl.flock(self._lock_file, fcntl.LOCK_EX)
-        try:
+        with (self.folder / "lock").open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
             yield
-        finally:
-            fcntl.flock(self._lock_file, fcntl.LOCK_UN)
 
     def _pinned(self) -> dict[str, int]:
         """What others hold; pins of processes that are gone are removed."""

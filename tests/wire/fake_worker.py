@@ -97,6 +97,7 @@ class FakeHandler:
     sessions: list[EchoSession] = field(default_factory=list)
     orders: list[LoadOrder] = field(default_factory=list)
     manifests: list[Manifest] = field(default_factory=list)
+    came: list[bytes] = field(default_factory=list)
 
     def describe(self) -> Description:
         return self.description
@@ -118,15 +119,14 @@ class FakeHandler:
             for place, tensor in enumerate(manifest.tensors)
         )
         yield SupplyReply(wanted=wanted)
-        came_bytes = 0
         for each in wanted:
             offset = each.offset
             while offset < manifest.tensors[each.tensor].bytes:
                 part = await anext(parts)
                 assert (part.tensor, part.offset) == (each.tensor, offset)
                 offset += len(part.payload)
-                came_bytes += len(part.payload)
-        yield SupplyReply(supplied=Supplied(streamed_bytes=came_bytes))
+                self.came.append(part.payload)
+        yield SupplyReply(supplied=Supplied(streamed_bytes=sum(map(len, self.came))))
 
     def open_session(
         self, epoch: int, reply: Callable[[bytes], None], announce: Callable[[float], None]
