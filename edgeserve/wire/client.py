@@ -50,6 +50,8 @@ _NOT_THERE = {
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.CANCELLED,
 }
+_BROKEN_WRITE = (grpc.StatusCode.INTERNAL, "Internal error from Core")
+"""What gRPC says of a write that a dying connection took along, before it knows that it died."""
 
 
 class WorkerClient:
@@ -104,6 +106,8 @@ class WorkerClient:
         if said is not None:
             kind = named_errors().get(str(said), WireError)
             return _build(kind, f"worker {worker}: {details}", worker)
+        if (code, details) == _BROKEN_WRITE:
+            code, details = grpc.StatusCode.UNAVAILABLE, "the connection broke"
         if code in _NOT_THERE:
             return StageUnavailable(
                 f"worker {worker} cannot be reached ({details or code}); is it running, and is the "
