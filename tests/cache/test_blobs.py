@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import io
 import os
+import shutil
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -232,9 +233,9 @@ def test_a_full_disk_makes_room_of_what_is_old(
     cache = BlobCache(tmp_path, 1000)
     put(cache, b"aaa", 1)
     new = put(cache, b"bbb", 2)
-    free = blobs.shutil.disk_usage(tmp_path).free
+    free = shutil.disk_usage(tmp_path).free
     monkeypatch.setattr(blobs, "SPARE_BYTES", free)  # nothing is left on this disk
-    monkeypatch.setattr(blobs.shutil, "disk_usage", lambda _folder: _Disk(free))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: _Disk(free))
 
     assert room(cache, {digest(b"x"): 3}) == {new}
 

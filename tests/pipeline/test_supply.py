@@ -117,11 +117,11 @@ async def test_weights_that_are_damaged_here_are_named_before_a_worker_hears_of_
     weights = box.folder / "model.safetensors"
     os.truncate(weights, weights.stat().st_size - 8)
     handler = FakeHandler()
+    refused = pytest.raises(BadModel, match=r"model\.safetensors is truncated.*: 8 are missing")
     async with serving(handler) as client:
-        with pytest.raises(BadModel, match=r"model\.safetensors is truncated.*: 8 are missing"):
+        with refused:
             await delivered(box, client)
-
-    assert handler.manifests == []
+        assert handler.manifests == []
 
 
 def test_only_a_folder_with_weights_can_supply(box: Box) -> None:
