@@ -65,6 +65,8 @@ def test_whose_fault_it_is_shows_in_the_status() -> None:
         "NotFound": (404, 2),
         "MethodNotAllowed": (405, 2),
         "PayloadTooLarge": (413, 2),
+        "HeadersTooLarge": (431, 2),
+        "TooSlow": (408, 2),
         "BadSettings": (400, 2),
         "BadModel": (422, 2),
         "UnsupportedModel": (422, 2),
@@ -72,6 +74,7 @@ def test_whose_fault_it_is_shows_in_the_status() -> None:
         "FetchFailed": (503, 3),
         "DamagedWeights": (422, 3),
         "Overloaded": (429, 3),
+        "RateLimited": (429, 3),
         "StageUnavailable": (503, 3),
         "WireError": (503, 3),
     }

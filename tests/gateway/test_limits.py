@@ -104,6 +104,7 @@ async def test_a_refusal_has_the_arithmetic_in_the_shape_of_its_route(
     }
 
 
+@pytest.mark.slow
 async def test_openais_client_knows_it_for_a_rate_limit(
     limited: Any, client_for: ClientFor
 ) -> None:

@@ -129,6 +129,7 @@ ends = some.tuples(some.just("end"), some.integers(0, 20), some.floats(0, 1))
 waits = some.tuples(some.just("wait"), some.floats(0, 90), some.none())
 
 
+@pytest.mark.slow
 @given(some.lists(some.one_of(arrivals, ends, waits), max_size=60))
 def test_in_every_history_the_places_are_those_of_live_requests_and_no_token_is_spent_twice(
     history: list[tuple[str, float, float]],
