@@ -71,6 +71,7 @@ class ConsoleLines(ProcessorFormatter):
         renderer = ConsoleRenderer(
             colors=sys.stderr.isatty(),
             timestamp_key="time",
+            sort_keys=False,
             repr_native_str=True,
             exception_formatter=plain_traceback,
         )
