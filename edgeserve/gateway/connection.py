@@ -139,6 +139,12 @@ class BoundedConnection(HttpToolsProtocol):
             self._timer.cancel()
 
     def _late(self, seconds: float) -> None:
+        """Nothing is said to a client that said nothing: it would take that for the answer to what
+        it may be sending now.
+        """
+        if self._in_head and not self._message_bytes:
+            self.transport.close()
+            return
         what = "headers were" if self._in_head else "body was"
         self._refuse(TooSlow(f"the {what} not complete within {seconds:g} s; send faster"))
 
