@@ -124,12 +124,7 @@ class OpenAI:
         form = Completions(self._parts.tokenizer, echoes, logprobs=asked.logprobs)
         guide = await self._guide(asked)
         orders = self._orders(
-            self._completions,
-            prompts,
-            asked,
-            received_s,
-            tenant=exchange_of(request).tenant_name,
-            guide=guide,
+            self._completions, prompts, asked, received_s, tenant=_tenant(request), guide=guide
         )
         return await self._answer(request, asked, form, orders)
 
@@ -144,12 +139,7 @@ class OpenAI:
         form = self._chat_form(asked, use)
         guide = await self._guide(asked) if use is None else await self._call_guide(use)
         orders = self._orders(
-            self._chats,
-            [prompt],
-            asked,
-            received_s,
-            tenant=exchange_of(request).tenant_name,
-            guide=guide,
+            self._chats, [prompt], asked, received_s, tenant=_tenant(request), guide=guide
         )
         return await self._answer(request, asked, form, orders)
 
@@ -264,3 +254,7 @@ class OpenAI:
                 param="model",
                 code="model_not_found",
             )
+
+
+def _tenant(request: Request) -> str:
+    return exchange_of(request).tenant_name
