@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +27,13 @@ from edgeserve.gateway.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-GRAMMAR_BYTES_MAX = 2**17
-"""OpenAI reads schemas with 120,000 characters of names and values."""
+GRAMMAR_BYTES_MAX = 2**16
+"""Half a second of llguidance's for the dearest of ordinary schemas: 2,000 properties."""
+PATTERN_PROPERTIES_MAX = 64
+"""Each is compared with each: 64 take 0.05 s, 200 take 6 s (docs/LOG.md)."""
+MULTIPLES_MAX = 50_000
+"""How many `multipleOf`, times what all of them divide. An expression counts up to it, and it is
+made before llguidance's limits look: 500,000 take 7 s and 230 MB."""
 SAID_CHARACTERS_MAX = 240  # of what llguidance says of a grammar: a sentence, and where
 COMPILED_AT_ONCE = 2
 STEP_FUEL = 50_000
@@ -168,8 +175,41 @@ def _regex_rule(pattern: str) -> str:
 
 
 def json_rule(schema: Mapping[str, Any]) -> str:
-    """A schema, as it stands in a grammar in Lark's dialect."""
+    """A schema, as it stands in a grammar in Lark's dialect. Raises Unprocessable if it asks for
+    work that llguidance does not bound.
+    """
+    _refuse_costly(schema)
     return f"%json {json.dumps({**schema, **NO_WHITESPACE})}"
+
+
+def _refuse_costly(schema: Mapping[str, Any]) -> None:
+    divisors: list[int] = []
+    patterns = 0
+    pending: list[Any] = [schema]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, Mapping):
+            divisors += _divisor(part.get("multipleOf"))
+            named = part.get("patternProperties")
+            patterns += len(named) if isinstance(named, Mapping) else 0
+            pending += part.values()
+        elif isinstance(part, list):
+            pending += part
+    if patterns > PATTERN_PROPERTIES_MAX:
+        raise _refused(f"it has {patterns} patternProperties, of at most {PATTERN_PROPERTIES_MAX}")
+    if len(divisors) * math.lcm(*divisors) > MULTIPLES_MAX:
+        raise _refused(
+            f"it has {len(divisors)} multipleOf; their number times what all of them divide may be "
+            f"at most {MULTIPLES_MAX}"
+        )
+
+
+def _divisor(number: Any) -> list[int]:
+    """Without its powers of ten, which cost nothing: 25 of 0.25 and of 2500."""
+    if isinstance(number, bool | str) or not isinstance(number, int | float):
+        return []
+    digits = "".join(map(str, Decimal(repr(number)).as_tuple().digits)).rstrip("0")
+    return [int(digits)] if digits else []
 
 
 def _once(tokens: Sequence[bytes]) -> list[bytes]:
@@ -181,7 +221,7 @@ def _once(tokens: Sequence[bytes]) -> list[bytes]:
 
 
 def _refused(why: str) -> Unprocessable:
-    first = " ".join(why.split())
+    first = why.strip().partition("\n")[0]
     if len(first) > SAID_CHARACTERS_MAX:
         first = first[: SAID_CHARACTERS_MAX - 3] + "..."
     return Unprocessable(f"the grammar cannot be followed: {first}; change the schema or grammar")

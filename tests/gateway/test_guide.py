@@ -175,10 +175,20 @@ def nested(depth: int) -> dict[str, Any]:
 
 HOSTILE: dict[str, Callable[[Guides], Any]] = {
     "nested": lambda g: g.json_schema(nested(400)),
-    "a huge enum": lambda g: g.json_schema({"enum": [f"v{i}" for i in range(100_000)]}),
+    "a huge enum": lambda g: g.json_schema({"enum": [f"{i}" for i in range(100_000)]}),
     "a huge regex": lambda g: g.regex("(a|b)" * 30_000),
     "many choices": lambda g: g.json_schema(
         {"allOf": [{"anyOf": [{"required": [f"{i}{j}"]} for j in "abcd"]} for i in range(12)]}
+    ),
+    "many patterns": lambda g: g.json_schema(
+        {"anyOf": [{"patternProperties": {f"^a{{{i}}}$": {} for i in range(40)}}] * 2}
+    ),
+    "a large divisor": lambda g: g.json_schema({"type": "integer", "multipleOf": 99_991}),
+    "divisors that meet": lambda g: g.json_schema(
+        {"allOf": [{"type": "integer", "multipleOf": each} for each in (997, 101)]}
+    ),
+    "many divisors": lambda g: g.json_schema(
+        {"prefixItems": [{"type": "number", "multipleOf": 0.0997}] * 60}
     ),
     "no such type": lambda g: g.json_schema({"type": "strin"}),
     "a reference to itself": lambda g: g.json_schema({"$ref": "#"}),
@@ -222,6 +232,12 @@ async def test_a_catastrophic_regex_costs_bounded_work_a_token(
             break
         slowest_s = max(slowest_s, time.monotonic() - start_s)
     assert slowest_s < 0.5
+
+
+@pytest.mark.parametrize("multiple", [1, 10, 0.01, 0.25, 1e-9, 12, 2.5, 100_000])
+async def test_what_people_count_in_may_be_asked_for(multiple: float, guides: Guides) -> None:
+    prices = {"type": "number", "minimum": 0, "multipleOf": multiple}
+    await guides.json_schema({"type": "array", "prefixItems": [prices] * 20})
 
 
 async def test_a_model_that_cannot_end_cannot_be_guided() -> None:
