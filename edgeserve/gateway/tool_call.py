@@ -13,10 +13,10 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from edgeserve.gateway.stop import begun_length
 
+CALL_MAX = 2**17  # characters, as of a grammar; what is held is copied with every piece
 BLANK_MAX = 64  # pretty JSON has 8; bounded, since it is looked at again with every piece
 BLANK = re.compile(rf"\s{{0,{BLANK_MAX}}}")
 SIGNIFICANT = re.compile(r'["\\{}]')  # where an object ends depends on these
@@ -164,6 +164,13 @@ class _Candidate:
         """How much of `text` is decided about: it is the call if there is a body, or else none.
         None: more has to come.
         """
+        length = self._decided(text, is_all=is_all)
+        if (len(text) if length is None else length) <= CALL_MAX:
+            return length
+        self.body = None
+        return CALL_MAX
+
+    def _decided(self, text: str, *, is_all: bool) -> int | None:
         start = _after_blank(text, len(self._syntax.opening))
         if start < len(text) and text[start] != "{":
             return start
@@ -258,16 +265,12 @@ def _may_begin(text: str, start: int) -> bool:
 
 def _call(body: str, names: frozenset[str]) -> Call | None:
     try:
-        document = json.loads(body, parse_constant=_refuse)
+        document = json.loads(body)
         arguments = next((document[each] for each in ARGUMENTS if each in document), None)
         if document.get("name") not in names or not isinstance(arguments, dict):
             return None
         text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
-        text.encode()  # half a surrogate pair cannot be sent: a ValueError
+        text.encode()  # half a surrogate pair cannot be sent: a ValueError, as is NaN above
     except (ValueError, TypeError, RecursionError):
         return None
     return Call(document["name"], text)
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no JSON")

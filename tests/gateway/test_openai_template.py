@@ -14,6 +14,7 @@ from edgeserve.errors import BadModel, Unprocessable
 from edgeserve.gateway import chat_render
 from edgeserve.gateway.chat_template import ChatTemplate, read_chat_template
 from edgeserve.gateway.tokenizer import read_tokenizer
+from edgeserve.gateway.tool_call import TAGGED
 from tests.gateway.conftest import write_json
 
 DEMO = Path(__file__).parents[2] / "edgeserve" / "demo"
@@ -141,6 +142,20 @@ def test_a_template_is_found_where_transformers_finds_it(
         (tmp_path / "chat_template.jinja").write_text(file)
     template = read_chat_template(tmp_path)
     assert (template and template._source) == source
+
+
+@pytest.mark.slow
+async def test_of_several_templates_the_one_for_tools_is_theirs(tmp_path: Path) -> None:
+    several = [
+        {"name": "default", "template": "default {{ tools is none }}"},
+        {"name": "tool_use", "template": "<tool_call> for {{ tools[0] }}"},
+    ]
+    write_json(tmp_path / "tokenizer_config.json", {"chat_template": several})
+    template = read_chat_template(tmp_path)
+    assert template is not None
+    assert template.call_syntax is TAGGED
+    assert await template.render(TALK) == "default True"
+    assert await template.render(TALK, ["a"]) == "<tool_call> for a"
 
 
 def test_a_folder_without_files_has_no_template(tmp_path: Path) -> None:

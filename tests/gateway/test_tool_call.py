@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from edgeserve.gateway.tool_call import (
     BARE_JSON,
     BLANK_MAX,
+    CALL_MAX,
     TAGGED,
     Call,
     CallFinder,
@@ -127,6 +128,17 @@ def test_of_calls_that_are_too_many_the_rest_is_text() -> None:
     assert found(BARE_JSON, f"{BARE}; {BARE}; {BARE}", calls_max=2) == [F, F, f"; {BARE}"]
 
 
+def test_a_call_without_measure_is_text() -> None:
+    """However it comes, and the next one is found."""
+    for room, is_call in ((0, True), (1, False)):
+        filling = "x" * (CALL_MAX - len(BARE.replace("1", '""')) + room)
+        text = BARE.replace("1", f'"{filling}"')
+        for texts in ([text, BARE], [text[:-3], text[-3:], BARE], [text[:9], text[9:] + BARE]):
+            parts = found(BARE_JSON, *texts)
+            assert [isinstance(part, Call) for part in parts] == [is_call, True]
+            assert is_call or parts[0] == text
+
+
 def test_text_is_given_out_as_soon_as_it_can_be_no_call() -> None:
     finder = CallFinder(BARE_JSON, NAMES)
     assert finder.push("if (x) ") == ["if (x)"]
@@ -157,7 +169,7 @@ TEXTS = st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=12).map
 
 
 @pytest.mark.slow
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(st.sampled_from([TAGGED, BARE_JSON]), TEXTS, st.data(), st.sampled_from([None, 1, 2]))
 def test_however_a_text_is_cut_the_same_is_found(
     syntax: Syntax, text: str, data: st.DataObject, calls_max: int | None
@@ -190,9 +202,10 @@ def test_a_long_answer_costs_no_more_a_token_than_a_short_one() -> None:
     """Whatever it is: an object without an end, blanks, braces, beginnings of calls."""
     for opening, piece in (
         ('<tool_call>{"name": "', "x{} "),
+        ('<tool_call>{"name": "', "in a string " * 4),
         ("<tool_call>", " "),
         ("", "  \n "),
-        (TAG, " \n "),
+        (TAG, " \n " * 16),
         ("", '{"name": '),
         ("", "<tool_call>{"),
     ):

@@ -170,6 +170,11 @@ def test_a_template_is_told_arguments_as_objects_and_no_more_than_there_is() -> 
     ]
 
 
+def test_arguments_are_an_object_whatever_the_parameters_leave_out() -> None:
+    (told,) = use_of(TAGGED, tools=[tool("f", parameters={"minProperties": 1})]).told()
+    assert told["function"]["parameters"] == {"type": "object", "minProperties": 1}
+
+
 def test_calls_come_back_as_they_were_given() -> None:
     """With what clients add to them, and arguments that a model left empty."""
     sent = said(None, call("now", "", index=0), refusal=None, annotations=None, audio=None)
