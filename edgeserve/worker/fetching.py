@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from concurrent.futures import Future
 
 from edgeserve.errors import EdgeserveError
@@ -20,7 +20,7 @@ from edgeserve.wire.messages import LoadProgress
 LOOK_PERIOD_S = 0.5
 
 
-async def fetching(model: HubModel, stage: Stage | None) -> AsyncIterator[LoadProgress]:
+async def fetching(model: HubModel, stage: Stage | None) -> AsyncGenerator[LoadProgress]:
     """Ends when the stage's files are here; without a stage, when the configuration is. Raises
     what `fetch_stage` does. Who stops listening stops it.
     """

@@ -68,8 +68,9 @@ class WorkerHandler:
     async def load(self, order: LoadOrder) -> AsyncIterator[LoadProgress]:
         """Drops what an older epoch had. The same slice again is kept, and costs nothing."""
         self._begin_epoch(order.epoch)
-        async for progress in self._fetching(order):
-            yield progress
+        async with aclosing(self._fetching(order)) as fetched:
+            async for progress in fetched:
+                yield progress
         if not self._holds(order):
             self._stage = None  # its memory is needed
             async for progress in self._loading(order):
@@ -86,8 +87,9 @@ class WorkerHandler:
         order = manifest.order
         self._begin_epoch(order.epoch)
         self._forget_supply()
-        async for progress in self._fetching(order):
-            yield SupplyReply(checked_bytes=progress.bytes_done)
+        async with aclosing(self._fetching(order)) as fetched:
+            async for progress in fetched:
+                yield SupplyReply(checked_bytes=progress.bytes_done)
         if self._holds(order):
             held_bytes = sum(each.bytes for each in manifest.tensors)
             yield SupplyReply(supplied=Supplied(held_bytes=held_bytes))
@@ -121,12 +123,14 @@ class WorkerHandler:
     def _model(self, order: LoadOrder) -> str:
         return settled(self._settings.model, order.model)
 
-    async def _fetching(self, order: LoadOrder) -> AsyncIterator[LoadProgress]:
+    async def _fetching(self, order: LoadOrder) -> AsyncGenerator[LoadProgress]:
         """Of a model on the Hugging Face hub, the files that are not here yet."""
         on_hub = hub_model(self._model(order))
         if on_hub is not None:
-            async for progress in fetching(on_hub, None if self._device.card else order.stage):
-                yield progress
+            stage = None if self._device.card else order.stage
+            async with aclosing(fetching(on_hub, stage)) as steps:
+                async for progress in steps:
+                    yield progress
             self._check_epoch(order.epoch)  # a newer gateway may have come meanwhile
 
     def _new_supply(self, manifest: Manifest) -> Supply:

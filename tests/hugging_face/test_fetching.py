@@ -13,6 +13,7 @@ from huggingface_hub import constants
 
 from edgeserve.errors import BadModel, EdgeserveError
 from edgeserve.families.stage import LayerRange, Stage
+from edgeserve.hugging_face.progress import FetchProgress
 from edgeserve.hugging_face.reference import HubModel
 from edgeserve.wire.messages import LoadProgress
 from edgeserve.worker import fetching as module
@@ -84,7 +85,7 @@ async def test_a_mistake_of_ours_ends_the_wait_too(monkeypatch: pytest.MonkeyPat
 async def test_who_stops_listening_stops_it(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     told = []
 
-    def endless(_model: HubModel, _stage: Stage | None, progress: module.FetchProgress) -> None:
+    def endless(_model: HubModel, _stage: Stage | None, progress: FetchProgress) -> None:
         told.append(progress)
         hub.released.wait(10)
 

@@ -33,7 +33,8 @@ def test_a_name_may_have_a_revision(ref: str, repo: str, revision: str, pinned: 
     "ref",
     [
         "", "demo", "llama-2-13b", "name", "a/b/c", "/a/b", "./a/b", "../a", "a/..", "~/models",
-        "a/b@", "a/b@../x", "a/b@x/../y", "a/b@x//y", "a/b@x/", "a/b@-x", "a--b/c", "a..b/c", "a/b.", "a/-b",
+        "a/b@", "a/b@../x", "a/b@x/../y", "a/b@x//y", "a/b@x/", "a/b@-x", "a--b/c", "a..b/c",
+        "a/b.", "a/-b",
         "a/b.git", "a b/c", "a/b\n", "a/b@main\n", "é/b", f"a/{'b' * 95}", "a/b@c@d", "hf://a/b",
         "a/b?x=1", "a/b#x", "a/%2e%2e",
     ],
