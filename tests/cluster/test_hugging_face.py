@@ -30,7 +30,7 @@ from tests.cluster.processes import (
 )
 from tests.hugging_face.hub import Hub, running_hub
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(180)]
 
 NAME = "org/talker"
 PROMPT = "once upon a time"
