@@ -30,6 +30,7 @@ LOGPROB = -0.5
 COMPUTE_SHARE = 0.8  # of a hop; the rest is transfer
 LAYERS_PER_STAGE = 4
 PAGES = 100  # of which each running request has one
+PAGE_BYTES = 2**20
 
 
 def echo(order: Order) -> Sequence[int]:
@@ -84,11 +85,31 @@ class FakeEngine:
         return self._status
 
     def cluster(self) -> dict[str, Any]:
-        stages = [
-            {"stage": label.stage, "worker": label.worker, "layers": list(label.layers)}
-            for label in self._labels
-        ]
-        return {"status": self._status.phase, "stages": stages, "running": self.running}
+        """With every key that a real one's has."""
+        status, requests = self._status, self.observer.requests
+        return {
+            "model": "fake",
+            "dtype": "fp32",
+            "weights": "real",
+            "simulation": status.simulation,
+            "status": {
+                "phase": status.phase,
+                "reason": status.reason,
+                "stage": status.stage,
+                "worker": status.worker,
+            },
+            "pages": {"total": PAGES, "in_use": self.running, "kept": 0, "page_tokens": 16},
+            "requests": {"running": self.running, "waiting": 0},
+            "micro_batches": 1,
+            "step_ms": {},
+            "prompt_share": 0,
+            "prompt_tokens": sum(len(order.prompt) for order in self.orders),
+            "cached_tokens": 0,
+            "generated_tokens": requests.tokens,
+            "tokens_per_s": requests.pace.recent(self._clock.now_s()),
+            "better_layers": None,
+            "stages": [self._stage(label) for label in self._labels],
+        }
 
     def seen(self) -> Seen:
         statistics = Statistics(
@@ -156,6 +177,30 @@ class FakeEngine:
         """Returns once `count` requests have been cancelled."""
         while len(self.cancelled) < count:
             await self._wait_for_change()
+
+    def _stage(self, label: StageLabel) -> dict[str, Any]:
+        hop_ms = 1e3 * self._step_s / len(self._labels)
+        return {
+            "stage": label.stage,
+            "worker": label.worker,
+            "device": "cpu",
+            "device_name": "fake",
+            "simulation": None,
+            "layers": list(label.layers),
+            "embedding": label.stage == 0,
+            "head": label.stage == len(self._labels) - 1,
+            "memory_bytes": 4 * PAGES * PAGE_BYTES,
+            "slice_bytes": 2 * PAGES * PAGE_BYTES,
+            "slice_hash": "",
+            "pages": PAGES,
+            "page_bytes": PAGE_BYTES,
+            "load_s": 0.0,
+            "compute_ms": COMPUTE_SHARE * hop_ms,
+            "transfer_ms": (1 - COMPUTE_SHARE) * hop_ms,
+            "waiting_ms": 0.0,
+            "other_ms": 0.0,
+            "straggling": None,
+        }
 
     def _begin(self, order: Order) -> _Running:
         reply = self._reply(order) if callable(self._reply) else self._reply

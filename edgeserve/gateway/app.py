@@ -16,6 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 import edgeserve
 from edgeserve.gateway.border import Border, LimitBody, LimitHead, RequireKey, routing_error
+from edgeserve.gateway.dashboard import routes as dashboard
 from edgeserve.gateway.documented import ANY_OBJECT, JSON, documented
 from edgeserve.gateway.exchange import Tell, log_exchange
 from edgeserve.gateway.health import OPEN_PATHS, health_routes
@@ -47,7 +48,7 @@ def create_app(parts: GatewayParts, tell: Sequence[Tell] = (log_exchange,)) -> F
             *_cors(parts.cors_origins),
             Middleware(Border, clock=parts.clock, tell=tell),
             Middleware(LimitHead),
-            Middleware(RequireKey, keys=parts.keys, open_paths=OPEN_PATHS),
+            Middleware(RequireKey, keys=parts.keys, open_paths=OPEN_PATHS | dashboard.OPEN_PATHS),
             Middleware(LimitBody),
         ],
         exception_handlers={HTTPException: routing_error},
@@ -57,6 +58,7 @@ def create_app(parts: GatewayParts, tell: Sequence[Tell] = (log_exchange,)) -> F
     app.include_router(health_routes(parts))
     app.include_router(metrics_routes(parts))
     app.include_router(trace_routes(parts))
+    app.include_router(dashboard.dashboard_routes())
 
     said = documented("/v1/cluster", (), {JSON: ANY_OBJECT})
 

@@ -43,6 +43,7 @@ from edgeserve.plan.resplit import better_layers
 from edgeserve.schedule.limits import Limits, Statistics
 from edgeserve.schedule.scheduler import Scheduler
 from edgeserve.timing.ledger import StageLabel
+from edgeserve.timing.observer import RequestRecord
 from edgeserve.timing.straggler import Straggling
 from edgeserve.wire.client import WorkerClient
 from edgeserve.wire.loop import run_on_loop
@@ -137,9 +138,14 @@ class PipelineEngine:
                 "worker": self._status.worker,
             },
             **_schedule_document(plan, statistics),
+            **self._pace(),
             "better_layers": self._better_layers(),
             "stages": [
-                _stage_document(stage, link) | {"straggling": self._straggling(link.stage)}
+                _stage_document(stage, link)
+                | {
+                    "page_bytes": plan.stages[link.stage].page_bytes if plan else 0,
+                    "straggling": self._straggling(link.stage),
+                }
                 for stage, link in self._built
             ],
         }
@@ -178,6 +184,14 @@ class PipelineEngine:
             "over; send the request again when it is back"
         )
         self._driver.stage_lost(error)
+
+    def _pace(self) -> dict[str, Any]:
+        """Tokens since the start, and in each of the last seconds."""
+        requests = self._driver.observer.requests if self._driver else RequestRecord()
+        return {
+            "generated_tokens": requests.tokens,
+            "tokens_per_s": requests.pace.recent(self._clock.now_s()),
+        }
 
     def _straggling(self, stage: int) -> dict[str, float] | None:
         """By how much, and for how long."""
@@ -427,13 +441,13 @@ def _stage_document(stage: LoadedStage, link: StageLink) -> dict[str, Any]:
         "layers": [loaded.stage.layers.start, loaded.stage.layers.end],
         "embedding": loaded.stage.embedding,
         "head": loaded.stage.head,
+        "memory_bytes": described.memory_bytes,
         "slice_bytes": loaded.slice_bytes,
         "slice_hash": loaded.slice_hash,
         "pages": loaded.pages,
         "load_s": round(loaded.load_s, 3),
         "weights": _weights_document(stage),
-        "compute_ms": link.median_ms("compute_s"),
-        "transfer_ms": link.median_ms("transfer_s"),
+        **link.median_ms(),
     }
 
 

@@ -60,10 +60,23 @@ class StageLink:
     last_result_s: float = 0.0
     recent: deque[Hop] = field(default_factory=lambda: deque(maxlen=RECENT_HOPS))
 
-    def median_ms(self, kind: str) -> float:
-        """Of the recent hops' `compute_s` or `transfer_s`."""
-        splits = [getattr(hop.split, kind) for hop in tuple(self.recent)]
-        return round(1e3 * statistics.median(splits), 4) if splits else 0.0
+    def median_ms(self) -> dict[str, float]:
+        """Of the recent hops, by kind."""
+        hops = tuple(self.recent)
+        splits = [hop.split for hop in hops]
+        by_kind = {
+            "compute_ms": [split.compute_s for split in splits],
+            "transfer_ms": [split.transfer_s for split in splits],
+            "waiting_ms": [split.waiting_s for split in splits],
+            "other_ms": [
+                max(0.0, hop.round_trip_s - split.total_s)
+                for hop, split in zip(hops, splits, strict=True)
+            ],
+        }
+        return {
+            kind: round(1e3 * statistics.median(times), 4) if times else 0.0
+            for kind, times in by_kind.items()
+        }
 
     def silent_too_long(self, now_s: float) -> float | None:
         """For how long, if it is too long."""

@@ -6,7 +6,9 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from edgeserve.clock import ManualClock
 from edgeserve.config import Address
+from edgeserve.testing import FakeEngine
 from tests.cluster.conftest import StartGateway, TinyModel
 from tests.cluster.processes import START_S
 from tests.timing.trace_schema import check_trace
@@ -47,3 +49,8 @@ def test_what_was_generated_is_seen_at_every_stage(
 
     assert [each["straggling"] for each in cluster["stages"]] == [None, None, None]
     assert cluster["better_layers"] is None
+    assert cluster["generated_tokens"] == TOKENS
+    assert [each["waiting_ms"] >= 0 for each in cluster["stages"]] == [True] * 3
+    fake = FakeEngine(ManualClock()).cluster()
+    assert list(cluster) == list(fake), "the fake has every key of the real one"
+    assert {*cluster["stages"][0]} == {*fake["stages"][0]}

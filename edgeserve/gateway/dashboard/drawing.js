@@ -1,0 +1,212 @@
+// The cluster as a drawing: the gateway, the stages in their order, and the link to each.
+//
+//     ┌───────────── gateway ─────────────┐        Every frame returns to the gateway after each
+//     └──↓↑────────────↓↑────────────↓↑───┘        stage, so links lead to it and not from stage
+//      stage 0      stage 1      stage 2           to stage. Where boxes would be too narrow, they
+//                                                  stand below one another, and links come from
+//                                                  the left.
+//
+// Sizes are pixels of the page: text does not shrink with the drawing.
+
+import { svg } from "./dom.js";
+import { bytes, count, duration, fitting, milliseconds } from "./format.js";
+
+const BOX_WIDTH_MIN = 256; // the line about memory needs it
+const BOX_HEIGHT = 178;
+const GATEWAY_HEIGHT = 40;
+const LINK_LENGTH = 54;
+const GAP = 16;
+const TRUNK = 22; // room for the links on the left, in the narrow drawing
+const LABEL_HEIGHT = 30;
+const PADDING = 14;
+const CHARACTER = 7; // pixels of the small text, at most
+
+export function drawing(cluster, width) {
+  const stages = cluster.stages;
+  const boxWidth = (width - GAP * (stages.length - 1)) / Math.max(1, stages.length);
+  const isWide = boxWidth >= BOX_WIDTH_MIN;
+  const placed = isWide ? sideBySide(stages, boxWidth) : oneBelowAnother(stages, width);
+  const height = isWide
+    ? GATEWAY_HEIGHT + LINK_LENGTH + BOX_HEIGHT
+    : GATEWAY_HEIGHT + stages.length * (LABEL_HEIGHT + BOX_HEIGHT);
+  return svg(
+    "svg",
+    {
+      role: "img",
+      "aria-label": inWords(cluster),
+      class: cluster.requests.running > 0 ? "drawing flows" : "drawing",
+      width,
+      height: stages.length > 0 ? height : GATEWAY_HEIGHT,
+    },
+    gateway(cluster, width),
+    ...placed.flatMap(({ stage, link, x, y, w }) => [link, box(cluster, stage, x, y, w)]),
+  );
+
+  function sideBySide(all, w) {
+    return all.map((stage, i) => {
+      const x = i * (w + GAP);
+      const link = linkDown(stage, x + w / 2, isLost(cluster, stage));
+      return { stage, link, x, y: GATEWAY_HEIGHT + LINK_LENGTH, w };
+    });
+  }
+
+  function oneBelowAnother(all, w) {
+    return all.map((stage, i) => {
+      const y = GATEWAY_HEIGHT + i * (LABEL_HEIGHT + BOX_HEIGHT) + LABEL_HEIGHT;
+      const link = linkRight(stage, y, isLost(cluster, stage));
+      return { stage, link, x: TRUNK, y, w: w - TRUNK };
+    });
+  }
+}
+
+export const isLost = (cluster, stage) =>
+  cluster.status.phase === "stage_lost" && cluster.status.stage === stage.stage;
+
+function inWords(cluster) {
+  const stages = cluster.stages.map((stage) => {
+    const state = isLost(cluster, stage) ? "lost" : slowness(stage) || "there";
+    return `stage ${stage.stage} on ${stage.worker}, ${layersOf(stage)}, ${state}`;
+  });
+  return `A gateway and ${cluster.stages.length} stages. ${stages.join("; ")}`;
+}
+
+const layersOf = (stage) => `layers [${stage.layers[0]}, ${stage.layers[1]})`;
+
+const slowness = (stage) =>
+  stage.straggling
+    ? `${Math.round(stage.straggling.percent)} % slower, for ${duration(stage.straggling.since_s)}`
+    : "";
+
+// -- the parts
+
+function gateway(cluster, width) {
+  const { running, waiting } = cluster.requests;
+  const at = { y: 25 };
+  return svg(
+    "g",
+    { class: "gateway" },
+    svg("rect", { x: 0.5, y: 0.5, width: width - 1, height: GATEWAY_HEIGHT - 1, rx: 8 }),
+    svg("text", { x: PADDING, ...at, class: "name" }, "gateway"),
+    svg(
+      "text",
+      { x: width - PADDING, ...at, "text-anchor": "end" },
+      `${count(running)} running, ${count(waiting)} waiting`,
+    ),
+  );
+}
+
+function linkDown(stage, x, lost) {
+  const [top, bottom] = [GATEWAY_HEIGHT + 3, GATEWAY_HEIGHT + LINK_LENGTH - 3];
+  const middle = (top + bottom) / 2;
+  const lines = lost
+    ? [`M${x} ${top}V${middle - 8}`, `M${x} ${middle + 8}V${bottom}`, cross(x, middle)]
+    : [`M${x - 5} ${top}V${bottom}`, arrow(x - 5, bottom, 0, 1), `M${x + 5} ${bottom}V${top}`,
+       arrow(x + 5, top, 0, -1)];
+  return link(stage, lost, lines, x + 16, middle + 4);
+}
+
+function linkRight(stage, top, lost) {
+  const [x, y] = [8, top + 24];
+  const start = stage.stage === 0 ? GATEWAY_HEIGHT + 1 : top - BOX_HEIGHT - LABEL_HEIGHT + 24;
+  const lines = lost
+    ? [`M${x} ${start}V${y}`, cross(x + 6, y)]
+    : [`M${x} ${start}V${y}H${TRUNK - 3}`, arrow(TRUNK - 3, y, 1, 0)];
+  return link(stage, lost, lines, TRUNK, top - 9);
+}
+
+function link(stage, lost, lines, x, y) {
+  const says = lost ? "no connection" : `${milliseconds(stage.transfer_ms)} transfer`;
+  const paths = lines.map((d) => svg("path", { d }));
+  return svg("g", { class: lost ? "link lost" : "link" }, ...paths, svg("text", { x, y }, says));
+}
+
+const cross = (x, y) => `M${x - 5} ${y - 5}l10 10m0 -10l-10 10`;
+
+// The head of an arrow that points to (x, y), along (dx, dy).
+const arrow = (x, y, dx, dy) =>
+  `M${x - 5 * dx - 4 * dy} ${y - 5 * dy - 4 * dx}L${x} ${y}L${x - 5 * dx + 4 * dy} ${y - 5 * dy + 4 * dx}`;
+
+function box(cluster, stage, x, y, width) {
+  const lost = isLost(cluster, stage);
+  const state = lost ? "lost" : slowness(stage);
+  const inner = width - 2 * PADDING;
+  const names = ["stage", lost ? "lost" : "", stage.straggling ? "slow" : ""];
+  const line = (at, text, kind = "soft") =>
+    svg(
+      "text",
+      { y: at, class: kind },
+      fitting(text, inner, CHARACTER),
+      svg("title", {}, text),
+    );
+  return svg(
+    "g",
+    { class: names.join(" ").trim(), transform: `translate(${x} ${y})` },
+    svg("rect", { class: "frame", x: 0.5, y: 0.5, width: width - 1, height: BOX_HEIGHT - 1, rx: 8 }),
+    svg("text", { x: width - PADDING, y: 25, class: "state", "text-anchor": "end" }, state),
+    svg(
+      "g",
+      { transform: `translate(${PADDING} 0)` },
+      svg("text", { y: 25, class: "name" }, `stage ${stage.stage}`),
+      line(43, stage.worker, "mono"),
+      line(60, deviceOf(stage)),
+      layerStrip(stage, inner),
+      line(102, holds(stage), ""),
+      memoryBar(stage, inner),
+      line(130, memoryOf(stage)),
+      pagesBar(cluster.pages, inner),
+      line(162, pagesOf(cluster.pages)),
+    ),
+  );
+}
+
+const deviceOf = (stage) =>
+  [stage.device, stage.device_name, stage.simulation].filter(Boolean).join(" · ");
+
+function holds(stage) {
+  const [start, end] = stage.layers;
+  const ends = [stage.embedding ? "embedding + " : "", stage.head ? " + head" : ""];
+  return `${ends[0]}layers [${start}, ${end})${ends[1]}`;
+}
+
+// One tick for each layer; embedding and head are ticks of their own look.
+function layerStrip(stage, width) {
+  const [start, end] = stage.layers;
+  const kinds = [
+    ...(stage.embedding ? ["end"] : []),
+    ...Array.from({ length: end - start }, () => "layer"),
+    ...(stage.head ? ["end"] : []),
+  ];
+  const pitch = Math.min(16, width / kinds.length);
+  const ticks = kinds.map((kind, i) =>
+    svg("rect", { class: kind, x: i * pitch, y: 72, width: Math.max(1, pitch - 2), height: 12, rx: 1.5 }),
+  );
+  return svg("g", { class: "layers" }, ...ticks);
+}
+
+function memoryBar(stage, width) {
+  const pages = stage.pages * stage.page_bytes;
+  return shares(110, width, stage.memory_bytes, [["slice", stage.slice_bytes], ["kept", pages]]);
+}
+
+const memoryOf = (stage) =>
+  `slice ${bytes(stage.slice_bytes)}, pages ${bytes(stage.pages * stage.page_bytes)} ` +
+  `of ${bytes(stage.memory_bytes)}`;
+
+const pagesBar = (pages, width) =>
+  shares(142, width, pages.total, [["used", pages.in_use], ["kept", pages.kept]]);
+
+function pagesOf({ total, in_use: inUse, kept }) {
+  const also = kept > 0 ? `, ${count(kept)} kept` : "";
+  return `${count(inUse)} of ${count(total)} pages in use${also}`;
+}
+
+function shares(y, width, whole, parts) {
+  let x = 0;
+  const drawn = parts.map(([kind, part]) => {
+    const share = whole > 0 ? Math.min(width - x, (width * part) / whole) : 0;
+    const rect = svg("rect", { class: kind, x, y, width: share, height: 6 });
+    x += share;
+    return rect;
+  });
+  return svg("g", { class: "shares" }, svg("rect", { class: "whole", y, width, height: 6 }), ...drawn);
+}

@@ -1,0 +1,52 @@
+// The four kinds of time, in the order and with the names in which they are drawn everywhere; the
+// colour of each is a class of the style sheet. docs/timing.md defines them.
+
+import { html, svg } from "./dom.js";
+import { milliseconds, digits } from "./format.js";
+
+export const KINDS = ["compute", "transfer", "waiting", "other"];
+
+export const ofKind = (times, kind) => times[`${kind}_ms`] ?? 0;
+export const sum = (times) => KINDS.reduce((total, kind) => total + ofKind(times, kind), 0);
+
+export const inWords = (times) =>
+  KINDS.map((kind) => `${kind} ${digits(ofKind(times, kind))}`).join(" + ");
+
+export function legend() {
+  const items = KINDS.map((kind) => html("li", { class: `kind ${kind}` }, kind));
+  return html("ul", { class: "legend" }, ...items);
+}
+
+// A table of times by stage. Each stage has a row of numbers and a bar below it, all bars to one
+// scale. `rows`: {name, note, times}.
+export function timesTable(caption, rows) {
+  const longest = Math.max(...rows.map((row) => sum(row.times)), 1e-9);
+  const heads = ["stage", ...KINDS, "sum"].map((name) => html("th", { scope: "col" }, name));
+  const body = rows.flatMap((row) => [numbers(row), bar(row, longest)]);
+  return html(
+    "table",
+    { class: "times" },
+    html("caption", { class: "unseen" }, caption),
+    html("thead", {}, html("tr", {}, ...heads)),
+    html("tbody", {}, ...body),
+  );
+}
+
+function numbers({ name, note, times }) {
+  const cells = KINDS.map((kind) => html("td", {}, digits(ofKind(times, kind))));
+  const head = html("th", { scope: "row" }, name, html("span", { class: "note" }, note));
+  return html("tr", {}, head, ...cells, html("td", { class: "sum" }, milliseconds(sum(times))));
+}
+
+function bar({ times }, longest) {
+  let x = 0;
+  const parts = KINDS.map((kind) => {
+    const width = (100 * ofKind(times, kind)) / longest;
+    const part = svg("rect", { class: kind, x, y: 0, width, height: 10 });
+    x += width;
+    return part;
+  });
+  const attributes = { viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" };
+  const drawn = svg("svg", { class: "bar", ...attributes }, ...parts);
+  return html("tr", { class: "bars" }, html("td", { colspan: KINDS.length + 2 }, drawn));
+}
