@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
+from PIL import Image
 from playwright.async_api import Browser, Page, ViewportSize, async_playwright
 
 from edgeserve.launch.processes import Child, start_child
@@ -28,6 +29,7 @@ CHROMIUM_FLAGS = (
 DESKTOP = ViewportSize(width=1180, height=900)
 PHONE = ViewportSize(width=390, height=844)
 BYTES_MAX = 200_000  # they are in the repository for ever
+COLOURS = 128  # a page of flat colours and grey letters has few more
 LOAD_S = 12.0
 PROMPTS = ("Once upon a time", "The little dog", "One day, Lily", "Tom and his mother")
 
@@ -64,9 +66,7 @@ def _start(name: str, arguments: Sequence[str], announcement: str) -> Child:
 async def _pictures(url: str, workers: Sequence[Child], out: Path) -> None:
     await _load(url)
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=CHROMIUM, args=CHROMIUM_FLAGS
-        )
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
         await _picture(browser, url, out / "dashboard-light.png", DESKTOP)
         await _picture(browser, url, out / "dashboard-dark.png", DESKTOP, is_dark=True)
         await _picture(browser, url, out / "dashboard-phone.png", PHONE)
@@ -112,7 +112,7 @@ async def _picture(
 
 
 async def _picture_of_loss(browser: Browser, url: str, path: Path) -> None:
-    page = await browser.new_page(viewport=ViewportSize(width=1180, height=560))
+    page = await browser.new_page(viewport=ViewportSize(width=1180, height=690))
     await page.goto(url)
     await page.wait_for_selector(".stage.lost")
     await page.screenshot(path=path)
@@ -126,6 +126,9 @@ async def _shoot(page: Page, path: Path) -> None:
 
 
 def _report(path: Path) -> None:
+    with Image.open(path) as picture:
+        reduced = picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    reduced.save(path, optimize=True)
     size = path.stat().st_size
     print(f"{path.name}: {size:,} bytes")
     if size > BYTES_MAX:

@@ -1,4 +1,4 @@
-"""How many tokens came out in each of the last seconds: what a line of the last minutes is drawn of.
+"""How many tokens came out in each of the last seconds, for a line of the last minutes.
 
 A ring of seconds, so it never grows. One thread counts, any thread may read: each slot is replaced
 whole. Refuses to know of requests and of stages.

@@ -20,7 +20,8 @@ from edgeserve.errors import Overloaded, TooSlow, named_errors
 from edgeserve.gateway.app import create_app
 from edgeserve.gateway.border import BODY_BYTES_MAX, Border, LimitBody, error_response
 from edgeserve.gateway.connection import HEAD_BYTES_MAX, HEADERS_MAX
-from edgeserve.gateway.health import OPEN_PATHS
+from edgeserve.gateway.dashboard import routes as dashboard
+from edgeserve.gateway.health import OPEN_PATHS as HEALTH_PATHS
 from edgeserve.gateway.parts import GatewayParts
 from edgeserve.testing import FakeEngine
 from tests.gateway.conftest import key_ring
@@ -52,11 +53,13 @@ def routes(parts: GatewayParts) -> list[str]:
 async def test_every_route_but_the_open_ones_needs_the_key(
     parts: GatewayParts, locked: httpx.AsyncClient
 ) -> None:
-    paths = [*routes(parts), "/openapi.json", "/not/yet/thought/of", "/", "//livez", "/livez/"]
+    paths = [*routes(parts), *dashboard.FILES, "/openapi.json", "/not/yet/thought/of"]
+    paths += ["//", "//livez", "/livez/", "/dashboard"]
     assert len(paths) > 8
     statuses = {path: (await locked.get("http://gateway" + path)).status_code for path in paths}
-    assert {path for path, status in statuses.items() if status == 200} == OPEN_PATHS
-    assert {status for path, status in statuses.items() if path not in OPEN_PATHS} == {401}
+    open_paths = HEALTH_PATHS | dashboard.OPEN_PATHS
+    assert {path for path, status in statuses.items() if status == 200} == open_paths
+    assert {status for path, status in statuses.items() if path not in open_paths} == {401}
 
 
 async def test_the_right_key_opens(locked: httpx.AsyncClient) -> None:

@@ -1,10 +1,9 @@
 // The cluster as a drawing: the gateway, the stages in their order, and the link to each.
 //
-//     ┌───────────── gateway ─────────────┐        Every frame returns to the gateway after each
-//     └──↓↑────────────↓↑────────────↓↑───┘        stage, so links lead to it and not from stage
-//      stage 0      stage 1      stage 2           to stage. Where boxes would be too narrow, they
-//                                                  stand below one another, and links come from
-//                                                  the left.
+//     gateway ═══╤════════════╤════════════╤═══    Every frame returns to the gateway after each
+//               ↓↑           ↓↑           ↓↑       stage, so links lead to it, and not from stage
+//            stage 0      stage 1      stage 2     to stage. Where boxes would be too narrow, they
+//                                                  stand below one another.
 //
 // Sizes are pixels of the page: text does not shrink with the drawing.
 
@@ -12,7 +11,7 @@ import { svg } from "./dom.js";
 import { bytes, count, duration, fitting, milliseconds } from "./format.js";
 
 const BOX_WIDTH_MIN = 256; // the line about memory needs it
-const BOX_HEIGHT = 178;
+const BOX_HEIGHT = 192;
 const GATEWAY_HEIGHT = 40;
 const LINK_LENGTH = 54;
 const GAP = 16;
@@ -25,38 +24,32 @@ export function drawing(cluster, width) {
   const stages = cluster.stages;
   const boxWidth = (width - GAP * (stages.length - 1)) / Math.max(1, stages.length);
   const isWide = boxWidth >= BOX_WIDTH_MIN;
-  const placed = isWide ? sideBySide(stages, boxWidth) : oneBelowAnother(stages, width);
-  const height = isWide
-    ? GATEWAY_HEIGHT + LINK_LENGTH + BOX_HEIGHT
-    : GATEWAY_HEIGHT + stages.length * (LABEL_HEIGHT + BOX_HEIGHT);
+  const parts = isWide ? sideBySide(cluster, boxWidth) : oneBelowAnother(cluster, width);
+  const rows = isWide ? [LINK_LENGTH + BOX_HEIGHT] : stages.map(() => LABEL_HEIGHT + BOX_HEIGHT);
+  const height = rows.reduce((total, row) => total + row, GATEWAY_HEIGHT);
+  const kind = cluster.requests.running > 0 ? "drawing flows" : "drawing";
   return svg(
     "svg",
-    {
-      role: "img",
-      "aria-label": inWords(cluster),
-      class: cluster.requests.running > 0 ? "drawing flows" : "drawing",
-      width,
-      height: stages.length > 0 ? height : GATEWAY_HEIGHT,
-    },
+    { role: "img", "aria-label": inWords(cluster), class: kind, width, height },
     gateway(cluster, width),
-    ...placed.flatMap(({ stage, link, x, y, w }) => [link, box(cluster, stage, x, y, w)]),
+    ...parts,
   );
+}
 
-  function sideBySide(all, w) {
-    return all.map((stage, i) => {
-      const x = i * (w + GAP);
-      const link = linkDown(stage, x + w / 2, isLost(cluster, stage));
-      return { stage, link, x, y: GATEWAY_HEIGHT + LINK_LENGTH, w };
-    });
-  }
+function sideBySide(cluster, boxWidth) {
+  return cluster.stages.flatMap((stage, i) => {
+    const x = i * (boxWidth + GAP);
+    const link = linkDown(stage, x + boxWidth / 2, isLost(cluster, stage));
+    return [link, box(cluster, stage, { x, y: GATEWAY_HEIGHT + LINK_LENGTH, width: boxWidth })];
+  });
+}
 
-  function oneBelowAnother(all, w) {
-    return all.map((stage, i) => {
-      const y = GATEWAY_HEIGHT + i * (LABEL_HEIGHT + BOX_HEIGHT) + LABEL_HEIGHT;
-      const link = linkRight(stage, y, isLost(cluster, stage));
-      return { stage, link, x: TRUNK, y, w: w - TRUNK };
-    });
-  }
+function oneBelowAnother(cluster, width) {
+  return cluster.stages.flatMap((stage, i) => {
+    const y = GATEWAY_HEIGHT + i * (LABEL_HEIGHT + BOX_HEIGHT) + LABEL_HEIGHT;
+    const link = linkRight(stage, y, isLost(cluster, stage));
+    return [link, box(cluster, stage, { x: TRUNK, y, width: width - TRUNK })];
+  });
 }
 
 export const isLost = (cluster, stage) =>
@@ -99,9 +92,10 @@ function linkDown(stage, x, lost) {
   const [top, bottom] = [GATEWAY_HEIGHT + 3, GATEWAY_HEIGHT + LINK_LENGTH - 3];
   const middle = (top + bottom) / 2;
   const lines = lost
-    ? [`M${x} ${top}V${middle - 8}`, `M${x} ${middle + 8}V${bottom}`, cross(x, middle)]
-    : [`M${x - 5} ${top}V${bottom}`, arrow(x - 5, bottom, 0, 1), `M${x + 5} ${bottom}V${top}`,
-       arrow(x + 5, top, 0, -1)];
+    ? { ways: [`M${x} ${top}V${middle - 8}`, `M${x} ${middle + 8}V${bottom}`],
+        ends: [cross(x, middle)] }
+    : { ways: [`M${x - 5} ${top}V${bottom}`, `M${x + 5} ${bottom}V${top}`],
+        ends: [arrow(x - 5, bottom, 0, 1), arrow(x + 5, top, 0, -1)] };
   return link(stage, lost, lines, x + 16, middle + 4);
 }
 
@@ -109,53 +103,60 @@ function linkRight(stage, top, lost) {
   const [x, y] = [8, top + 24];
   const start = stage.stage === 0 ? GATEWAY_HEIGHT + 1 : top - BOX_HEIGHT - LABEL_HEIGHT + 24;
   const lines = lost
-    ? [`M${x} ${start}V${y}`, cross(x + 6, y)]
-    : [`M${x} ${start}V${y}H${TRUNK - 3}`, arrow(TRUNK - 3, y, 1, 0)];
+    ? { ways: [`M${x} ${start}V${y}`], ends: [cross(x + 6, y)] }
+    : { ways: [`M${x} ${start}V${y}H${TRUNK - 3}`], ends: [arrow(TRUNK - 3, y, 1, 0)] };
   return link(stage, lost, lines, TRUNK, top - 9);
 }
 
-function link(stage, lost, lines, x, y) {
+function link(stage, lost, { ways, ends }, x, y) {
   const says = lost ? "no connection" : `${milliseconds(stage.transfer_ms)} transfer`;
-  const paths = lines.map((d) => svg("path", { d }));
-  return svg("g", { class: lost ? "link lost" : "link" }, ...paths, svg("text", { x, y }, says));
+  return svg(
+    "g",
+    { class: lost ? "link lost" : "link" },
+    ...ways.map((d) => svg("path", { class: "way", d })),
+    ...ends.map((d) => svg("path", { d })),
+    svg("text", { x, y }, says),
+  );
 }
 
 const cross = (x, y) => `M${x - 5} ${y - 5}l10 10m0 -10l-10 10`;
 
 // The head of an arrow that points to (x, y), along (dx, dy).
-const arrow = (x, y, dx, dy) =>
-  `M${x - 5 * dx - 4 * dy} ${y - 5 * dy - 4 * dx}L${x} ${y}L${x - 5 * dx + 4 * dy} ${y - 5 * dy + 4 * dx}`;
+function arrow(x, y, dx, dy) {
+  const [backX, backY] = [x - 5 * dx, y - 5 * dy];
+  const [sideX, sideY] = [4 * dy, 4 * dx];
+  return `M${backX - sideX} ${backY - sideY}L${x} ${y}L${backX + sideX} ${backY + sideY}`;
+}
 
-function box(cluster, stage, x, y, width) {
+function box(cluster, stage, { x, y, width }) {
   const lost = isLost(cluster, stage);
-  const state = lost ? "lost" : slowness(stage);
-  const inner = width - 2 * PADDING;
-  const names = ["stage", lost ? "lost" : "", stage.straggling ? "slow" : ""];
-  const line = (at, text, kind = "soft") =>
-    svg(
-      "text",
-      { y: at, class: kind },
-      fitting(text, inner, CHARACTER),
-      svg("title", {}, text),
-    );
+  const kinds = ["stage", lost ? "lost" : "", stage.straggling ? "slow" : ""];
+  const state = { x: width - PADDING, y: 25, class: "state", "text-anchor": "end" };
+  const frame = { class: "frame", x: 0.5, y: 0.5, width: width - 1, height: BOX_HEIGHT - 1, rx: 8 };
   return svg(
     "g",
-    { class: names.join(" ").trim(), transform: `translate(${x} ${y})` },
-    svg("rect", { class: "frame", x: 0.5, y: 0.5, width: width - 1, height: BOX_HEIGHT - 1, rx: 8 }),
-    svg("text", { x: width - PADDING, y: 25, class: "state", "text-anchor": "end" }, state),
-    svg(
-      "g",
-      { transform: `translate(${PADDING} 0)` },
-      svg("text", { y: 25, class: "name" }, `stage ${stage.stage}`),
-      line(43, stage.worker, "mono"),
-      line(60, deviceOf(stage)),
-      layerStrip(stage, inner),
-      line(102, holds(stage), ""),
-      memoryBar(stage, inner),
-      line(130, memoryOf(stage)),
-      pagesBar(cluster.pages, inner),
-      line(162, pagesOf(cluster.pages)),
-    ),
+    { class: kinds.join(" ").trim(), transform: `translate(${x} ${y})` },
+    svg("rect", frame),
+    svg("text", state, lost ? "lost" : slowness(stage)),
+    contents(cluster, stage, width - 2 * PADDING),
+  );
+}
+
+function contents(cluster, stage, width) {
+  const line = (y, text, kind = "soft") =>
+    svg("text", { y, class: kind }, fitting(text, width, CHARACTER), svg("title", {}, text));
+  return svg(
+    "g",
+    { transform: `translate(${PADDING} 0)` },
+    svg("text", { y: 25, class: "name" }, `stage ${stage.stage}`),
+    line(43, stage.worker, "mono"),
+    line(60, deviceOf(stage)),
+    layerStrip(stage, width),
+    line(104, holds(stage), ""),
+    memoryBar(stage, width),
+    line(139, memoryOf(stage)),
+    pagesBar(cluster.pages, width),
+    line(176, pagesOf(cluster.pages)),
   );
 }
 
@@ -176,16 +177,16 @@ function layerStrip(stage, width) {
     ...Array.from({ length: end - start }, () => "layer"),
     ...(stage.head ? ["end"] : []),
   ];
-  const pitch = Math.min(16, width / kinds.length);
+  const pitch = Math.min(16, Math.max(3, width / kinds.length));
   const ticks = kinds.map((kind, i) =>
-    svg("rect", { class: kind, x: i * pitch, y: 72, width: Math.max(1, pitch - 2), height: 12, rx: 1.5 }),
+    svg("rect", { class: kind, x: i * pitch, y: 72, width: pitch - 2, height: 12, rx: 1.5 }),
   );
   return svg("g", { class: "layers" }, ...ticks);
 }
 
 function memoryBar(stage, width) {
   const pages = stage.pages * stage.page_bytes;
-  return shares(110, width, stage.memory_bytes, [["slice", stage.slice_bytes], ["kept", pages]]);
+  return shares(118, width, stage.memory_bytes, [["slice", stage.slice_bytes], ["kept", pages]]);
 }
 
 const memoryOf = (stage) =>
@@ -193,7 +194,7 @@ const memoryOf = (stage) =>
   `of ${bytes(stage.memory_bytes)}`;
 
 const pagesBar = (pages, width) =>
-  shares(142, width, pages.total, [["used", pages.in_use], ["kept", pages.kept]]);
+  shares(155, width, pages.total, [["used", pages.in_use], ["kept", pages.kept]]);
 
 function pagesOf({ total, in_use: inUse, kept }) {
   const also = kept > 0 ? `, ${count(kept)} kept` : "";
@@ -208,5 +209,6 @@ function shares(y, width, whole, parts) {
     x += share;
     return rect;
   });
-  return svg("g", { class: "shares" }, svg("rect", { class: "whole", y, width, height: 6 }), ...drawn);
+  const all = svg("rect", { class: "whole", y, width, height: 6 });
+  return svg("g", { class: "shares" }, all, ...drawn);
 }

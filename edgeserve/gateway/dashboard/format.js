@@ -5,13 +5,17 @@ const CLOCK = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
 
 export const count = (value) => COUNT.format(value);
 export const clockTime = (date) => CLOCK.format(date);
-export const percent = (part, whole) => `${whole > 0 ? Math.round((100 * part) / whole) : 0} %`;
 
 export function digits(value) {
   if (value === 0) return "0";
   if (value < 0.01) return "<0.01";
   if (value < 1) return value.toFixed(2);
   return value < 100 ? value.toFixed(1) : COUNT.format(Math.round(value));
+}
+
+export function percent(part, whole) {
+  const value = whole > 0 ? (100 * part) / whole : 0;
+  return value > 0 && value < 1 ? "<1 %" : `${Math.round(value)} %`;
 }
 
 export const milliseconds = (value) =>

@@ -18,11 +18,11 @@ export function legend() {
 }
 
 // A table of times by stage. Each stage has a row of numbers and a bar below it, all bars to one
-// scale. `rows`: {name, note, times}.
-export function timesTable(caption, rows) {
+// scale. `rows`: {name, note, times}; `kinds` are those that are known of a stage.
+export function timesTable(caption, rows, kinds = KINDS) {
   const longest = Math.max(...rows.map((row) => sum(row.times)), 1e-9);
-  const heads = ["stage", ...KINDS, "sum"].map((name) => html("th", { scope: "col" }, name));
-  const body = rows.flatMap((row) => [numbers(row), bar(row, longest)]);
+  const heads = ["stage", ...kinds, "sum"].map((name) => html("th", { scope: "col" }, name));
+  const body = rows.flatMap((row) => [numbers(row, kinds), bar(row, kinds, longest)]);
   return html(
     "table",
     { class: "times" },
@@ -32,15 +32,15 @@ export function timesTable(caption, rows) {
   );
 }
 
-function numbers({ name, note, times }) {
-  const cells = KINDS.map((kind) => html("td", {}, digits(ofKind(times, kind))));
+function numbers({ name, note, times }, kinds) {
+  const cells = kinds.map((kind) => html("td", {}, digits(ofKind(times, kind))));
   const head = html("th", { scope: "row" }, name, html("span", { class: "note" }, note));
   return html("tr", {}, head, ...cells, html("td", { class: "sum" }, milliseconds(sum(times))));
 }
 
-function bar({ times }, longest) {
+function bar({ times }, kinds, longest) {
   let x = 0;
-  const parts = KINDS.map((kind) => {
+  const parts = kinds.map((kind) => {
     const width = (100 * ofKind(times, kind)) / longest;
     const part = svg("rect", { class: kind, x, y: 0, width, height: 10 });
     x += width;
@@ -48,5 +48,5 @@ function bar({ times }, longest) {
   });
   const attributes = { viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" };
   const drawn = svg("svg", { class: "bar", ...attributes }, ...parts);
-  return html("tr", { class: "bars" }, html("td", { colspan: KINDS.length + 2 }, drawn));
+  return html("tr", { class: "bars" }, html("td", { colspan: kinds.length + 2 }, drawn));
 }

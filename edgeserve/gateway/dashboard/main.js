@@ -10,6 +10,7 @@ import { Playground } from "./playground.js";
 
 const PERIOD_MS = 1000;
 const PERIOD_MAX_MS = 15000; // of a gateway that does not answer, doubled from PERIOD_MS
+const KEY_WANTED = "This gateway answers those who have its key.";
 const HEADER_KEY = /^[\x20-\x7e]+$/; // what a header can carry
 
 let period = PERIOD_MS;
@@ -98,7 +99,7 @@ const drawPace = onChange((tokensPerSecond) => {
 const picture = ({ stages, status, requests, pages }) => ({ stages, status, requests, pages });
 
 const drawCluster = onChange((shown, width) => {
-  byId("drawing").replaceChildren(drawing(shown, width));
+  if (width > 0) byId("drawing").replaceChildren(drawing(shown, width)); // 0: it is hidden
 });
 
 const withState = (stage) => ({ ...stage, isLost: isLost(latest, stage) });
@@ -150,7 +151,7 @@ function askForKey(reason) {
   show(byId("key-wanted"), true);
   show(byId("live"), false);
   show(byId("forget-key"), false);
-  say(byId("key-reason"), wasSent ? sentence(reason) : "This gateway answers those who have its key.");
+  say(byId("key-reason"), wasSent ? sentence(reason) : KEY_WANTED);
   byId("key").focus();
 }
 
@@ -182,10 +183,13 @@ function enter() {
 
 // -- the start
 
+// In a frame of its own: the observer would call a change of its own element's height a loop.
+function fit() {
+  if (latest !== null) drawCluster(picture(latest), byId("drawing").clientWidth);
+}
+
 byId("legend").replaceChildren(legend());
 new Playground(askForKey);
 document.addEventListener("visibilitychange", poll);
-new ResizeObserver(() => {
-  if (latest !== null) drawCluster(picture(latest), byId("drawing").clientWidth);
-}).observe(byId("drawing"));
+new ResizeObserver(() => requestAnimationFrame(fit)).observe(byId("drawing"));
 enter();

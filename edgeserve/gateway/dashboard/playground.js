@@ -2,8 +2,10 @@
 
 import { byId, html, say, show } from "./dom.js";
 import { Refused, generate } from "./gateway.js";
-import { legend, timesTable } from "./kinds.js";
+import { KINDS, legend, timesTable } from "./kinds.js";
 import { Receipt, totals } from "./receipt.js";
+
+const KINDS_OF_A_STAGE = KINDS.filter((kind) => kind !== "other"); // that is no stage's
 
 export class Playground {
   // `onUnauthorized` is told the server's sentence.
@@ -42,7 +44,7 @@ export class Playground {
     this.pieces = [];
     this.seen = [];
     this.last = performance.now();
-    byId("answer").replaceChildren();
+    byId("answer").replaceChildren(html("span", { class: "asked" }, byId("prompt").value));
     byId("answer").classList.add("running");
     say(byId("problem"), "");
     say(byId("outcome"), "waiting for the first token");
@@ -136,5 +138,5 @@ function stagesTable(stages) {
     note: stage.worker,
     times: stage,
   }));
-  return timesTable("Times of this answer by stage, in milliseconds", rows);
+  return timesTable("Times of this answer by stage, in milliseconds", rows, KINDS_OF_A_STAGE);
 }

@@ -11,7 +11,7 @@ import { KINDS, inWords, ofKind } from "./kinds.js";
 const HEIGHT = 120;
 const PITCH_MAX = 14;
 const PITCH_MIN = 4; // a finger's width of them is a dozen tokens; the keys are exact
-const OUTLIER = 3; // a first token this many times the longest of the others is cut off
+const OUTLIER = 3; // what is this many times as long as nine tenths of the tokens is cut off
 
 export class Receipt {
   // `onChoose` is told the number of the chosen token, or null.
@@ -36,11 +36,7 @@ export class Receipt {
     const width = Math.max(this.pitch * tokens.length, 1);
     const bars = tokens.map((token, i) => this.bar(token, i, scale));
     const label = `${count(tokens.length)} tokens; the tallest bar is ${milliseconds(scale)}`;
-    const drawn = svg(
-      "svg",
-      { width, height: HEIGHT, viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": label },
-      ...bars,
-    );
+    const drawn = svg("svg", { width, height: HEIGHT, role: "img", "aria-label": label }, ...bars);
     this.frame.replaceChildren(html("p", { class: "scale" }, milliseconds(scale)), drawn);
     this.frame.scrollLeft = this.frame.scrollWidth;
   }
@@ -86,6 +82,7 @@ export class Receipt {
     const bars = this.frame.querySelectorAll(".token");
     bars[this.chosen]?.classList.remove("chosen");
     bars[i]?.classList.add("chosen");
+    this.frame.classList.toggle("choosing", bars[i] !== undefined);
     this.chosen = this.tokens[i] === undefined ? null : i;
     say(this.words, this.chosen === null ? "" : this.told(i));
     this.onChoose(this.chosen);
@@ -100,15 +97,16 @@ export class Receipt {
   }
 }
 
-// The first token takes the whole prompt with it. If that would flatten all others, it is cut off.
+// The first token takes the whole prompt with it, and a hiccup may take as long. Where those few
+// would flatten all others, they are cut off: their numbers are told all the same.
 function scaleOf(totals) {
+  const sorted = [...totals].sort((a, b) => a - b);
+  const usual = sorted[Math.floor(0.9 * (sorted.length - 1))] ?? 0;
   const most = Math.max(...totals, 1e-3);
-  const ofOthers = Math.max(...totals.slice(1), 0);
-  return ofOthers > 0 && most > OUTLIER * ofOthers ? ofOthers * 1.15 : most;
+  return usual > 0 && most > OUTLIER * usual ? 2 * usual : most;
 }
 
-const zigzag = (x, width) =>
-  `M${x - 1} 12l${width / 3} -5l${width / 3} 5l${width / 3 + 2} -5`;
+const zigzag = (x, width) => `M${x - 1} 12l${width / 3} -5l${width / 3} 5l${width / 3 + 2} -5`;
 
 // What the bars add up to, as a few figures.
 export function totals(timing) {

@@ -1,0 +1,134 @@
+"""The dashboard's files: with which headers they come, and what they may not hold. What the page
+does is in tests/browser.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import httpx
+import pytest
+
+from edgeserve.gateway.app import create_app
+from edgeserve.gateway.dashboard.routes import FILES, OPEN_PATHS
+from edgeserve.gateway.parts import GatewayParts
+
+FOLDER = Path(__file__).parents[2] / "edgeserve" / "gateway" / "dashboard"
+SOURCES = sorted(each for each in FOLDER.iterdir() if each.suffix != ".py" and each.is_file())
+MARKUP_FROM_STRINGS = re.compile(
+    r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|\beval\b|new Function"
+    r"|setHTML|createContextualFragment|\.on[a-z]+ ="
+)
+FILE_BYTES_MAX = 100_000
+SCRIPTS = [each for each in SOURCES if each.suffix == ".js"]
+
+
+class Elements(HTMLParser):
+    """What a document is made of, and all that its attributes refer to."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.attributes: list[tuple[str, str]] = []
+        self.inline: list[str] = []
+        """Text within scripts and styles."""
+        self._within = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._within = tag
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, _tag: str) -> None:
+        self._within = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._within in ("script", "style"):
+            self.inline.append(data)
+
+
+@pytest.mark.parametrize("path", sorted(OPEN_PATHS))
+async def test_every_file_comes_with_a_strict_policy_and_without_a_key(
+    path: str, parts: GatewayParts
+) -> None:
+    transport = httpx.ASGITransport(create_app(replace(parts, api_key="open sesame")))
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        answer = await client.get(path)
+    assert answer.status_code == 200
+    policy = dict(
+        each.split(" ", 1) for each in answer.headers["content-security-policy"].split("; ")
+    )
+    assert policy == {
+        "default-src": "'none'",
+        "script-src": "'self'",
+        "style-src": "'self'",
+        "connect-src": "'self'",
+        "img-src": "'self'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+        "require-trusted-types-for": "'script'",
+        "trusted-types": "'none'",
+    }
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert answer.headers["content-type"] == FILES.get(path, "text/html; charset=utf-8")
+    assert 0 < len(answer.content) < FILE_BYTES_MAX
+
+
+async def test_the_data_is_not_open(parts: GatewayParts) -> None:
+    transport = httpx.ASGITransport(create_app(replace(parts, api_key="open sesame")))
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        for path in ("/v1/cluster", "/dashboard", "/dashboard/", "/dashboard/routes.py"):
+            assert (await client.get(path)).status_code == 401
+        assert (await client.post("/generate_stream", json={"inputs": "x"})).status_code == 401
+
+
+async def test_nothing_else_of_the_folder_is_served(client: httpx.AsyncClient) -> None:
+    for name in ("routes.py", "__init__.py", "../app.py", "%2e%2e/app.py", "..%2fapp.py", "index"):
+        assert (await client.get(f"/dashboard/{name}")).status_code == 404
+
+
+def test_every_file_is_part_of_the_package() -> None:
+    served = {f"/dashboard/{each.name}" for each in SOURCES}
+    assert served == set(FILES)
+    assert {"/dashboard/index.html", "/dashboard/main.js", "/dashboard/dashboard.css"} <= served
+
+
+def test_the_document_holds_no_script_and_no_style_and_names_its_own_files() -> None:
+    elements = Elements((FOLDER / "index.html").read_text(encoding="utf-8"))
+    names = {name for name, _ in elements.attributes}
+    assert "".join(elements.inline).strip() == ""
+    assert "style" not in names
+    assert [name for name in names if name.startswith("on")] == []
+    links = [value for name, value in elements.attributes if name in ("src", "href")]
+    files = [each for each in links if each.startswith("dashboard/")]
+    assert {f"/{each}" for each in files} <= set(FILES)
+    assert set(links) - set(files) == {"v1/cluster", "metrics", "trace", "openapi.json"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_no_file_refers_to_another_origin(path: Path) -> None:
+    text = path.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
+    assert re.findall(r"https?:|(?:src|href)=\"//|@import|url\(", text) == []
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_make_no_markup_of_strings_and_say_why_they_exist(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert MARKUP_FROM_STRINGS.findall(text) == []
+    assert ('"./' in text) == ("import {" in text), "modules of this folder alone"
+    assert text.startswith("// ")
+    assert max(map(len, text.splitlines())) <= 100
+    assert len(text.splitlines()) <= 300
+
+
+def test_every_element_that_a_script_asks_for_is_in_the_document() -> None:
+    elements = Elements((FOLDER / "index.html").read_text(encoding="utf-8"))
+    there = {value for name, value in elements.attributes if name == "id"}
+    scripts = "".join(path.read_text(encoding="utf-8") for path in SCRIPTS)
+    asked = set(re.findall(r'byId\("([\w-]+)"\)', scripts))
+    assert len(asked) > 20
+    assert asked - there == set()
