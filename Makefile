@@ -4,7 +4,8 @@
 #   TORCH    which PyTorch                                      (default: the one that CI runs)
 #   TORCH_PIP_FLAGS  for its installation: on a box without GPU, name an index of CPU builds here, without CUDA libraries
 #   BENCH    flags of `make bench`, such as --llama-cpp BIN_DIR (default: none; docs/performance.md has them)
-#   TESTS    which tests to run, as pytest markers              (default: all that need neither GPU nor Docker)
+#   TESTS    which tests to run, as pytest markers              (default: all that need neither GPU nor Docker;
+#            those marked browser skip where there is no chromium)
 
 PYTHON ?= python3
 TORCH ?= 2.13.0

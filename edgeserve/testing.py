@@ -106,7 +106,7 @@ class FakeEngine:
             "prompt_tokens": sum(len(order.prompt) for order in self.orders),
             "cached_tokens": 0,
             "generated_tokens": requests.tokens,
-            "tokens_per_s": requests.pace.recent(self._clock.now_s()),
+            "tokens_per_s": requests.rate.recent(self._clock.now_s()),
             "better_layers": None,
             "stages": [self._stage(label) for label in self._labels],
         }

@@ -214,6 +214,14 @@ def test_every_route_is_documented(routes: set[str]) -> None:
     assert documented == routes
 
 
+def test_every_key_of_the_cluster_is_documented() -> None:
+    section = _section(_page("docs/http.md"), "## The cluster")
+    documented = [key for row in _rows(section) for key in re.findall(r"`(\w+)`", row[0])]
+    cluster = FakeEngine(ManualClock()).cluster()  # whose keys are the real one's: test_seeing.py
+
+    assert sorted(documented) == sorted([*cluster, *cluster["stages"][0]])
+
+
 def test_every_parameter_is_documented_with_what_it_must_be() -> None:
     documented = {
         _code(row[0]): row[1] for row in _rows(_section(_page("docs/http.md"), "## Asking"))

@@ -138,7 +138,7 @@ class PipelineEngine:
                 "worker": self._status.worker,
             },
             **_schedule_document(plan, statistics),
-            **self._pace(),
+            **self._generated(),
             "better_layers": self._better_layers(),
             "stages": [
                 _stage_document(stage, link)
@@ -185,12 +185,12 @@ class PipelineEngine:
         )
         self._driver.stage_lost(error)
 
-    def _pace(self) -> dict[str, Any]:
+    def _generated(self) -> dict[str, Any]:
         """Tokens since the start, and in each of the last seconds."""
         requests = self._driver.observer.requests if self._driver else RequestRecord()
         return {
             "generated_tokens": requests.tokens,
-            "tokens_per_s": requests.pace.recent(self._clock.now_s()),
+            "tokens_per_s": requests.rate.recent(self._clock.now_s()),
         }
 
     def _straggling(self, stage: int) -> dict[str, float] | None:

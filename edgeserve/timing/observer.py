@@ -17,7 +17,7 @@ from edgeserve.errors import Overloaded, StageUnavailable
 from edgeserve.timing.histogram import Histogram
 from edgeserve.timing.hop import Hop
 from edgeserve.timing.ledger import Ledger, StageLabel
-from edgeserve.timing.pace import Pace
+from edgeserve.timing.rate import TokenRate
 from edgeserve.timing.straggler import Stragglers
 
 FINISHED_REASONS = {
@@ -87,7 +87,7 @@ class RequestRecord:
     def __init__(self) -> None:
         self.tokens = 0
         """Generated."""
-        self.pace = Pace()
+        self.rate = TokenRate()
         self.ends = Counter(dict.fromkeys(FINISHED_REASONS.values(), 0))
         """By vLLM's reasons."""
         self.errors = Counter({Overloaded.error_type: 0, StageUnavailable.error_type: 0})
@@ -103,7 +103,7 @@ class RequestRecord:
     def lap(self, ledger: Ledger, tokens: int, done_s: float) -> None:
         """A lap brought `tokens` tokens, which the ledger does not have yet."""
         self.tokens += tokens
-        self.pace.made(tokens, done_s)
+        self.rate.made(tokens, done_s)
         if ledger.tokens:
             self.between_tokens.observe(done_s - ledger.token_s(-1))
         else:

@@ -92,7 +92,7 @@ async def test_a_straggler_is_flagged_with_the_split_that_would_be_better(
     engine.more = {"better_layers": [5, 3, 4]}
     engine.more_of_stages = {1: {"straggling": {"percent": 24.4, "since_s": 130.0}}}
     async with served(parts_of(engine)) as url, open_page(url) as watched:
-        await watched.wait_for_text("#straggling", "A better split at these speeds: 5 / 3 / 4")
+        await watched.wait_for_text("#straggling", "A better split at these speeds: 5/3/4")
         assert "Stage 1 on 127.0.0.1:50052 straggles: 24 % slower" in await watched.text(
             "#straggling"
         )
@@ -100,13 +100,13 @@ async def test_a_straggler_is_flagged_with_the_split_that_would_be_better(
         assert "24 % slower, for 2 min" in await watched.text(".stage.slow")
 
 
-async def test_the_pace_counts_what_came_out(open_page: OpenPage) -> None:
+async def test_the_rate_counts_what_came_out(open_page: OpenPage) -> None:
     async with served(parts_of(Pipeline())) as url, open_page(url) as watched:
         await watched.ask("hello", 50)
         await watched.answered()
         await watched.wait_for_text("#generated", "50")
-        await watched.wait_for_text("#pace-most", "at most 50 in 2 min")
-        await watched.wait_for_text("#pace", "10.0")
+        await watched.wait_for_text("#rate-most", "at most 50 in 2 min")
+        await watched.wait_for_text("#rate", "10.0")
 
 
 async def test_a_lost_stage_is_in_plain_sight_until_it_is_back(open_page: OpenPage) -> None:

@@ -18,7 +18,8 @@ const GAP = 16;
 const TRUNK = 22; // room for the links on the left, in the narrow drawing
 const LABEL_HEIGHT = 30;
 const PADDING = 14;
-const CHARACTER = 7; // pixels of the small text, at most
+const CHARACTER = 6.5; // pixels of the small text
+const MONO_CHARACTER = 7.3;
 
 export function drawing(cluster, width) {
   const stages = cluster.stages;
@@ -143,8 +144,11 @@ function box(cluster, stage, { x, y, width }) {
 }
 
 function contents(cluster, stage, width) {
-  const line = (y, text, kind = "soft") =>
-    svg("text", { y, class: kind }, fitting(text, width, CHARACTER), svg("title", {}, text));
+  const line = (y, text, kind = "soft") => {
+    const perCharacter = kind === "mono" ? MONO_CHARACTER : CHARACTER;
+    const shown = fitting(text, width, perCharacter);
+    return svg("text", { y, class: kind }, shown, svg("title", {}, text));
+  };
   return svg(
     "g",
     { transform: `translate(${PADDING} 0)` },
@@ -160,8 +164,7 @@ function contents(cluster, stage, width) {
   );
 }
 
-const deviceOf = (stage) =>
-  [stage.device, stage.device_name, stage.simulation].filter(Boolean).join(" · ");
+const deviceOf = (stage) => stage.simulation ?? `${stage.device} · ${stage.device_name}`;
 
 function holds(stage) {
   const [start, end] = stage.layers;

@@ -3,6 +3,10 @@
 const COUNT = new Intl.NumberFormat("en");
 const CLOCK = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
 
+const COMPACT = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 4 });
+
+// For narrow places.
+export const shortCount = (value) => (value < 100000 ? COUNT : COMPACT).format(value);
 export const count = (value) => COUNT.format(value);
 export const clockTime = (date) => CLOCK.format(date);
 

@@ -2,7 +2,7 @@
 // colour of each is a class of the style sheet. docs/timing.md defines them.
 
 import { html, svg } from "./dom.js";
-import { milliseconds, digits } from "./format.js";
+import { digits } from "./format.js";
 
 export const KINDS = ["compute", "transfer", "waiting", "other"];
 
@@ -35,7 +35,7 @@ export function timesTable(caption, rows, kinds = KINDS) {
 function numbers({ name, note, times }, kinds) {
   const cells = kinds.map((kind) => html("td", {}, digits(ofKind(times, kind))));
   const head = html("th", { scope: "row" }, name, html("span", { class: "note" }, note));
-  return html("tr", {}, head, ...cells, html("td", { class: "sum" }, milliseconds(sum(times))));
+  return html("tr", {}, head, ...cells, html("td", { class: "sum" }, digits(sum(times))));
 }
 
 function bar({ times }, kinds, longest) {

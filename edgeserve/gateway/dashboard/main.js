@@ -2,10 +2,12 @@
 
 import { byId, html, onChange, say, show } from "./dom.js";
 import { drawing, isLost } from "./drawing.js";
-import { clockTime, count, digits, duration, milliseconds, percent } from "./format.js";
+import {
+  clockTime, count, digits, duration, milliseconds, percent, shortCount,
+} from "./format.js";
 import { Refused, cluster, forgetKey, hasKey, keepKey } from "./gateway.js";
 import { legend, sum, timesTable } from "./kinds.js";
-import { paceNow, sparkline } from "./pace.js";
+import { rateNow, sparkline } from "./rate.js";
 import { Playground } from "./playground.js";
 
 const PERIOD_MS = 1000;
@@ -61,7 +63,7 @@ function draw() {
   say(byId("random"), latest.weights === "random" ? "random weights" : "");
   say(byId("simulation"), latest.simulation ?? "");
   drawFigures(latest);
-  drawPace(latest.tokens_per_s);
+  drawRate(latest.tokens_per_s);
   drawCluster(picture(latest), byId("drawing").clientWidth);
   drawTimes(latest.stages.map(withState), latest.better_layers);
 }
@@ -85,14 +87,14 @@ function drawFigures({ requests, pages, generated_tokens: generated, ...rest }) 
   say(byId("waiting"), count(requests.waiting));
   say(byId("pages"), percent(pages.in_use, pages.total));
   say(byId("pages-note"), `${count(pages.in_use)} of ${count(pages.total)}`);
-  say(byId("generated"), count(generated));
+  say(byId("generated"), shortCount(generated));
   say(byId("cached"), percent(rest.cached_tokens, rest.prompt_tokens));
-  say(byId("pace"), digits(paceNow(rest.tokens_per_s)));
+  say(byId("rate"), digits(rateNow(rest.tokens_per_s)));
 }
 
-const drawPace = onChange((tokensPerSecond) => {
+const drawRate = onChange((tokensPerSecond) => {
   byId("sparkline").replaceChildren(sparkline(tokensPerSecond));
-  say(byId("pace-most"), `at most ${count(Math.max(...tokensPerSecond))} in 2 min`);
+  say(byId("rate-most"), `at most ${count(Math.max(...tokensPerSecond))} in 2 min`);
 });
 
 // What the drawing shows: without what changes each second for other reasons.
@@ -135,7 +137,7 @@ const straggling = ({ stage, worker, straggling: { percent: slower, since_s: sin
 
 const better = (slow, layers) =>
   slow.length > 0 && layers !== null
-    ? [`A better split at these speeds: ${layers.join(" / ")} layers.`]
+    ? [`A better split at these speeds: ${layers.join("/")} layers.`]
     : [];
 
 const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
@@ -151,6 +153,7 @@ function askForKey(reason) {
   show(byId("key-wanted"), true);
   show(byId("live"), false);
   show(byId("forget-key"), false);
+  show(byId("for-programs"), false);
   say(byId("key-reason"), wasSent ? sentence(reason) : KEY_WANTED);
   byId("key").focus();
 }
@@ -177,6 +180,7 @@ function enter() {
   show(byId("key-wanted"), false);
   show(byId("live"), true);
   show(byId("forget-key"), hasKey());
+  show(byId("for-programs"), !hasKey()); // a link cannot carry the key
   state("", "connecting");
   poll();
 }

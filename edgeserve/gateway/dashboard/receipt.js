@@ -111,13 +111,13 @@ const zigzag = (x, width) => `M${x - 1} 12l${width / 3} -5l${width / 3} 5l${widt
 // What the bars add up to, as a few figures.
 export function totals(timing) {
   const { prefill, decode } = timing;
-  const pace = decode.total_ms > 0 ? (1000 * decode.tokens) / decode.total_ms : 0;
+  const rate = decode.total_ms > 0 ? (1000 * decode.tokens) / decode.total_ms : 0;
   const cached = prefill.cached_tokens > 0 ? `, ${count(prefill.cached_tokens)} kept` : "";
   return [
     ["total", milliseconds(timing.total_ms)],
     ["queue", milliseconds(timing.queue_ms)],
     [`prefill, ${count(prefill.tokens)} tokens${cached}`, milliseconds(prefill.total_ms)],
     [`decode, ${count(decode.tokens)} tokens`, milliseconds(decode.total_ms)],
-    ["decode pace", `${digits(pace)} tokens/s`],
+    ["decode rate", `${digits(rate)} tokens/s`],
   ];
 }

@@ -16,8 +16,8 @@ MEDIA_TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-# All that the page needs is its own origin. What workers and models say is shown on it, so a slip in
-# the scripts must not become a script of theirs: markup from strings is refused by the browser, too.
+# All that the page needs is its own origin. What workers and models say is shown on it, so a slip
+# of our scripts must not become a script of theirs: the browser, too, refuses markup from strings.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
@@ -57,7 +57,7 @@ def _add(router: APIRouter, path: str, name: str, media_type: str) -> None:
     body = files(__package__).joinpath(name).read_bytes()
 
     async def dashboard() -> Response:
-        """The dashboard: the cluster as a drawing, its pace, and a playground."""
+        """The dashboard: the cluster as a drawing, its rate, and a playground."""
         return Response(body, media_type=media_type, headers=HEADERS)
 
     router.add_api_route(path, dashboard, response_class=Response, include_in_schema=path == "/")

@@ -10,7 +10,7 @@ SECONDS_KEPT = 120
 """Two minutes: long enough to see a load come and go, and 0.5 KB of JSON a second for who looks."""
 
 
-class Pace:
+class TokenRate:
     """`made` whenever tokens come out; `recent` is drawn."""
 
     def __init__(self) -> None:

@@ -7,7 +7,7 @@ const RECENT_SECONDS = 5; // over which "now" is taken: steps of a large model t
 const WIDTH = 240;
 const HEIGHT = 44;
 
-export function paceNow(tokensPerSecond) {
+export function rateNow(tokensPerSecond) {
   const recent = tokensPerSecond.slice(-RECENT_SECONDS);
   return recent.reduce((total, each) => total + each, 0) / Math.max(1, recent.length);
 }
@@ -18,7 +18,7 @@ export function sparkline(tokensPerSecond) {
   const points = tokensPerSecond.map(
     (each, i) => `${((WIDTH * i) / last).toFixed(1)},${(HEIGHT * (1 - each / most)).toFixed(1)}`,
   );
-  const now = digits(paceNow(tokensPerSecond));
+  const now = digits(rateNow(tokensPerSecond));
   const label = `tokens per second in the last two minutes: now ${now}, at most ${digits(most)}`;
   return svg(
     "svg",
