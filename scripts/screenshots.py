@@ -29,7 +29,6 @@ CHROMIUM_FLAGS = (
 DESKTOP = ViewportSize(width=1180, height=900)
 PHONE = ViewportSize(width=390, height=844)
 BYTES_MAX = 200_000  # they are in the repository for ever
-COLOURS = 128  # a page of flat colours and grey letters has few more
 LOAD_S = 12.0
 PROMPTS = ("Once upon a time", "The little dog", "One day, Lily", "Tom and his mother")
 
@@ -45,13 +44,13 @@ def main() -> None:
 
 @contextmanager
 def _cluster() -> Iterator[tuple[str, list[Child]]]:
-    flags = ("--listen", "127.0.0.1:0", "--device", "cpu", "--threads", "1", "--memory", "1GB")
-    workers = [_start(f"worker {i}", ["worker", *flags], "worker listening on") for i in range(3)]
+    command = "worker --listen 127.0.0.1:0 --device cpu --threads 1 --memory 1GB".split()
+    workers = [_start(f"worker {i}", command, "worker listening on") for i in range(3)]
     gateway = None
     try:
         addresses = ",".join(each.wait_until_announced(60) for each in workers)
-        flags = ("--workers", addresses, "--model", "demo", "--listen", "127.0.0.1:0")
-        gateway = _start("gateway", ["gateway", *flags], "gateway serving at")
+        command = f"gateway --workers {addresses} --model demo --listen 127.0.0.1:0".split()
+        gateway = _start("gateway", command, "gateway serving at")
         yield gateway.wait_until_announced(60), workers
     finally:
         for child in (gateway, *workers):
@@ -127,7 +126,9 @@ async def _shoot(page: Page, path: Path) -> None:
 
 def _report(path: Path) -> None:
     with Image.open(path) as picture:
-        reduced = picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+        reduced = picture.convert("RGB").quantize(
+            256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+        )
     reduced.save(path, optimize=True)
     size = path.stat().st_size
     print(f"{path.name}: {size:,} bytes")

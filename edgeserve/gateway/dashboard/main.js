@@ -1,6 +1,6 @@
 // Polls /v1/cluster while somebody looks, and has it drawn.
 
-import { byId, html, onChange, say, show } from "./dom.js";
+import { byId, onChange, say, show } from "./dom.js";
 import { drawing, isLost } from "./drawing.js";
 import {
   clockTime, count, digits, duration, milliseconds, percent, shortCount,

@@ -6,7 +6,7 @@
 
 import { html, say, svg } from "./dom.js";
 import { count, digits, milliseconds } from "./format.js";
-import { KINDS, inWords, ofKind } from "./kinds.js";
+import { KINDS, inWords, ofKind, sum } from "./kinds.js";
 
 const HEIGHT = 120;
 const PITCH_MAX = 14;
@@ -108,6 +108,12 @@ function scaleOf(totals) {
 
 const zigzag = (x, width) => `M${x - 1} 12l${width / 3} -5l${width / 3} 5l${width / 3 + 2} -5`;
 
+// What the stages do not account for: waiting for other frames, scheduling, text, copies.
+function outsideOfStages({ prefill, decode, stages }) {
+  const inStages = stages.reduce((total, stage) => total + sum(stage), 0);
+  return Math.max(0, prefill.total_ms + decode.total_ms - inStages);
+}
+
 // What the bars add up to, as a few figures.
 export function totals(timing) {
   const { prefill, decode } = timing;
@@ -119,5 +125,6 @@ export function totals(timing) {
     [`prefill, ${count(prefill.tokens)} tokens${cached}`, milliseconds(prefill.total_ms)],
     [`decode, ${count(decode.tokens)} tokens`, milliseconds(decode.total_ms)],
     ["decode rate", `${digits(rate)} tokens/s`],
+    ["in the gateway, and in codecs", milliseconds(outsideOfStages(timing))],
   ];
 }
