@@ -290,12 +290,14 @@ async def test_colours_can_be_told_from_what_they_stand_on(
         colours = {name: await _colour(watched, name) for name in {*GRAPHICS, *TEXTS}}
         grounds = {name: await _colour(watched, name) for name in ("card", "ground")}
         assert (_luminance(grounds["card"]) < 0.5) == (scheme == "dark")
-        graphics = {name: _contrast(colours[name], grounds["card"]) for name in GRAPHICS}
-        texts = {
-            (name, ground): _contrast(colours[name], grounds[ground])
-            for name in TEXTS
-            for ground in grounds
-        }
+        graphics, texts = (
+            {
+                (name, ground): _contrast(colours[name], grounds[ground])
+                for name in names
+                for ground in grounds
+            }
+            for names in (GRAPHICS, TEXTS)
+        )
         assert {name: each for name, each in graphics.items() if each < 3} == {}
         assert {name: each for name, each in texts.items() if each < 4.5} == {}
         shown = await watched.page.evaluate("getComputedStyle(document.body).backgroundColor")

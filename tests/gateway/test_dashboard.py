@@ -7,9 +7,12 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import combinations
 from pathlib import Path
 
 import httpx
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from edgeserve.gateway.app import create_app
@@ -18,6 +21,7 @@ from edgeserve.gateway.parts import GatewayParts
 
 FOLDER = Path(__file__).parents[2] / "edgeserve" / "gateway" / "dashboard"
 SOURCES = sorted(each for each in FOLDER.iterdir() if each.suffix != ".py" and each.is_file())
+Vector = npt.NDArray[np.float64]
 MARKUP_FROM_STRINGS = re.compile(
     r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|\beval\b|new Function"
     r"|setHTML|createContextualFragment|\.on[a-z]+ ="
@@ -76,6 +80,56 @@ async def test_every_file_comes_with_a_strict_policy_and_without_a_key(
     assert answer.headers["referrer-policy"] == "no-referrer"
     assert answer.headers["content-type"] == FILES.get(path, "text/html; charset=utf-8")
     assert 0 < len(answer.content) < FILE_BYTES_MAX
+
+
+# -- colours
+
+
+# What is left of linear red, green and blue to somebody who lacks one kind of cones: Machado,
+# Oliveira and Fernandes, 2009.
+FEWER_COLOURS = {
+    "all": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
+    "no red": ((0.152, 1.053, -0.205), (0.115, 0.786, 0.099), (-0.004, -0.048, 1.052)),
+    "no green": ((0.367, 0.861, -0.228), (0.280, 0.673, 0.047), (-0.012, 0.043, 0.969)),
+    "no blue": ((1.256, -0.077, -0.179), (-0.078, 0.931, 0.148), (0.005, 0.691, 0.304)),
+}
+DISTANCE_MIN = 20  # of CIELAB, in which 2.3 can just be told apart side by side
+
+
+@pytest.mark.parametrize("seen", FEWER_COLOURS)
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_kinds_of_time_can_be_told_apart_by_who_sees_fewer_colours(scheme: int, seen: str) -> None:
+    css = (FOLDER / "dashboard.css").read_text(encoding="utf-8")
+    shown = {
+        kind: _lab(np.array(FEWER_COLOURS[seen]) @ _linear(found[scheme]))
+        for kind in ("compute", "transfer", "waiting", "other")
+        if (found := re.findall(rf"--{kind}: #([0-9a-f]{{6}});", css))
+    }
+    distances = {
+        (one, other): float(np.linalg.norm(shown[one] - shown[other]))
+        for one, other in combinations(shown, 2)
+    }
+    assert len(distances) == 6
+    assert {pair: each for pair, each in distances.items() if each < DISTANCE_MIN} == {}
+
+
+def _linear(colour: str) -> Vector:
+    part = np.array([*bytes.fromhex(colour)]) / 255
+    linear: Vector = np.where(part <= 0.04045, part / 12.92, ((part + 0.055) / 1.055) ** 2.4)
+    return linear
+
+
+def _lab(linear: Vector) -> Vector:
+    """CIELAB, of daylight."""
+    to_xyz = ((0.4339, 0.3762, 0.1899), (0.2127, 0.7152, 0.0722), (0.0178, 0.1095, 0.8727))
+    x, y, z = (
+        np.cbrt(each) if each > 0.008856 else 7.787 * each + 16 / 116
+        for each in np.array(to_xyz) @ np.clip(linear, 0, 1)
+    )
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+# -- files
 
 
 async def test_the_data_is_not_open(parts: GatewayParts) -> None:

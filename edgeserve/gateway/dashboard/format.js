@@ -13,8 +13,8 @@ export const clockTime = (date) => CLOCK.format(date);
 export function digits(value) {
   if (value === 0) return "0";
   if (value < 0.01) return "<0.01";
-  if (value < 1) return value.toFixed(2);
-  return value < 100 ? value.toFixed(1) : COUNT.format(Math.round(value));
+  if (value < 0.995) return value.toFixed(2);
+  return value < 99.95 ? value.toFixed(1) : COUNT.format(Math.round(value));
 }
 
 export function percent(part, whole) {
