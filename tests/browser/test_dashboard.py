@@ -105,8 +105,9 @@ async def test_the_rate_counts_what_came_out(open_page: OpenPage) -> None:
         await watched.ask("hello", 50)
         await watched.answered()
         await watched.wait_for_text("#generated", "50")
-        await watched.wait_for_text("#rate-most", "at most 50 in 2 min")
-        await watched.wait_for_text("#rate", "10.0")
+        await watched.wait_for_text("#rate", "10.0")  # in each of five seconds, as a mean
+        most = int((await watched.text("#rate-most")).split()[2])
+        assert 25 <= most <= 50, "in one second, or in two if one ended meanwhile"
 
 
 async def test_a_lost_stage_is_in_plain_sight_until_it_is_back(open_page: OpenPage) -> None:

@@ -7,11 +7,14 @@ import { Receipt, totals } from "./receipt.js";
 
 const KINDS_OF_A_STAGE = KINDS.filter((kind) => kind !== "other"); // that is no stage's
 
+const REDRAW_MS = 100;
+
 export class Playground {
   // `onUnauthorized` is told the server's sentence.
   constructor(onUnauthorized) {
     this.onUnauthorized = onUnauthorized;
     this.running = null;
+    this.timer = null;
     this.pieces = [];
     this.receipt = new Receipt(byId("bars"), byId("bar-words"), (i) => this.mark(i));
     byId("receipt-legend").replaceChildren(legend());
@@ -66,20 +69,20 @@ export class Playground {
     }
   }
 
-  // Once a frame of the screen, however fast tokens come.
+  // However fast tokens come: all bars are drawn anew, and there may be thousands.
   drawSoon() {
-    this.frame ??= requestAnimationFrame(() => {
-      this.frame = null;
+    this.timer ??= setTimeout(() => {
+      this.timer = null;
       if (this.running === null) return;
       say(byId("outcome"), `${this.seen.length} tokens so far`);
       show(byId("receipt"), true);
       this.receipt.draw(this.seen);
-    });
+    }, REDRAW_MS);
   }
 
   finished({ timing, weights, simulation, details }) {
-    cancelAnimationFrame(this.frame);
-    this.frame = null;
+    clearTimeout(this.timer);
+    this.timer = null;
     show(byId("receipt"), true);
     show(byId("receipt-sums"), true);
     this.receipt.draw(timing.per_token);

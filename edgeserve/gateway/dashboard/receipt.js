@@ -20,6 +20,7 @@ export class Receipt {
     this.words = words;
     this.onChoose = onChoose;
     this.tokens = [];
+    this.bars = [];
     this.chosen = null;
     frame.addEventListener("pointermove", (event) => this.point(event));
     frame.addEventListener("pointerdown", (event) => this.point(event));
@@ -28,15 +29,16 @@ export class Receipt {
 
   // `tokens`: of the receipt's `per_token`, or {total_ms} of what the page saw.
   draw(tokens) {
-    this.tokens = tokens;
     this.choose(null);
+    this.tokens = tokens;
     const room = this.frame.clientWidth;
     this.pitch = Math.max(PITCH_MIN, Math.min(PITCH_MAX, room / Math.max(1, tokens.length)));
     const scale = scaleOf(tokens.map((token) => token.total_ms));
     const width = Math.max(this.pitch * tokens.length, 1);
-    const bars = tokens.map((token, i) => this.bar(token, i, scale));
+    this.bars = tokens.map((token, i) => this.bar(token, i, scale));
     const label = `${count(tokens.length)} tokens; the tallest bar is ${milliseconds(scale)}`;
-    const drawn = svg("svg", { width, height: HEIGHT, role: "img", "aria-label": label }, ...bars);
+    const attributes = { width, height: HEIGHT, role: "img", "aria-label": label };
+    const drawn = svg("svg", attributes, ...this.bars);
     this.frame.replaceChildren(html("p", { class: "scale" }, milliseconds(scale)), drawn);
     this.frame.scrollLeft = this.frame.scrollWidth;
   }
@@ -79,11 +81,10 @@ export class Receipt {
   }
 
   choose(i) {
-    const bars = this.frame.querySelectorAll(".token");
-    bars[this.chosen]?.classList.remove("chosen");
-    bars[i]?.classList.add("chosen");
-    this.frame.classList.toggle("choosing", bars[i] !== undefined);
-    this.chosen = this.tokens[i] === undefined ? null : i;
+    this.bars[this.chosen]?.classList.remove("chosen");
+    this.bars[i]?.classList.add("chosen");
+    this.chosen = this.bars[i] === undefined ? null : i;
+    this.frame.classList.toggle("choosing", this.chosen !== null);
     say(this.words, this.chosen === null ? "" : this.told(i));
     this.onChoose(this.chosen);
   }
