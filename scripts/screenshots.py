@@ -3,7 +3,8 @@ model on this machine, a few requests at once, and one answer in the playground.
 
     python scripts/screenshots.py
 
-Chromium is the system's own; Playwright drives it, and Pillow (of matplotlib) makes files smaller. A stage is lost on purpose for the last picture.
+Chromium is the system's own; Playwright drives it, and Pillow, which matplotlib brings along, makes
+the files smaller. A stage is lost on purpose for the last picture.
 """
 
 from __future__ import annotations

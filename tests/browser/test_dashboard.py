@@ -100,6 +100,20 @@ async def test_a_straggler_is_flagged_with_the_split_that_would_be_better(
         assert "24 % slower, for 2 min" in await watched.text(".stage.slow")
 
 
+async def test_a_cluster_that_starts_says_so(open_page: OpenPage) -> None:
+    engine = Pipeline()
+    reason = "the workers are being connected"
+    status = {"phase": "starting", "reason": reason, "stage": None, "worker": None}
+    engine.more = {"dtype": None, "status": status, "stages": []}
+    async with served(parts_of(engine)) as url, open_page(url) as watched:
+        await watched.wait_for_text("#state", "starting")
+        await watched.wait_for_text("#alarm", "The workers are being connected")
+        assert await watched.text("#slowest") == "Nothing has been computed yet."
+        engine.more = {}
+        await watched.wait_for_text("#state", "ready")
+        assert await watched.page.locator(".drawing .stage").count() == 3
+
+
 async def test_the_rate_counts_what_came_out(open_page: OpenPage) -> None:
     async with served(parts_of(Pipeline())) as url, open_page(url) as watched:
         await watched.ask("hello", 50)

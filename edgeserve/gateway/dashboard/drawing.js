@@ -26,8 +26,8 @@ export function drawing(cluster, width) {
   const boxWidth = (width - GAP * (stages.length - 1)) / Math.max(1, stages.length);
   const isWide = boxWidth >= BOX_WIDTH_MIN;
   const parts = isWide ? sideBySide(cluster, boxWidth) : oneBelowAnother(cluster, width);
-  const rows = isWide ? [LINK_LENGTH + BOX_HEIGHT] : stages.map(() => LABEL_HEIGHT + BOX_HEIGHT);
-  const height = rows.reduce((total, row) => total + row, GATEWAY_HEIGHT);
+  const rows = isWide ? Math.min(1, stages.length) : stages.length;
+  const height = GATEWAY_HEIGHT + rows * ((isWide ? LINK_LENGTH : LABEL_HEIGHT) + BOX_HEIGHT);
   const kind = cluster.requests.running > 0 ? "drawing flows" : "drawing";
   return svg(
     "svg",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from importlib.resources import files
 
 from fastapi import APIRouter, Response
+from fastapi.responses import HTMLResponse
 
 MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -60,4 +61,6 @@ def _add(router: APIRouter, path: str, name: str, media_type: str) -> None:
         """The dashboard: the cluster as a drawing, its rate, and a playground."""
         return Response(body, media_type=media_type, headers=HEADERS)
 
-    router.add_api_route(path, dashboard, response_class=Response, include_in_schema=path == "/")
+    router.add_api_route(
+        path, dashboard, response_class=HTMLResponse, include_in_schema=path == "/"
+    )
