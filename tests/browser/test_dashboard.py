@@ -146,7 +146,7 @@ async def test_a_gateway_that_does_not_answer_is_told_with_the_time(open_page: O
     async with served(parts_of(Pipeline())) as url, open_page(url) as watched:
         await watched.wait_for_text("#state", "ready")
         await watched.page.route("**/v1/cluster", cut)
-        await watched.wait_for_text("#state", "gateway unreachable since")
+        await watched.wait_for_text("#state", "gateway is unreachable since")
         assert re.search(r"since \d\d:\d\d:\d\d", await watched.text("#state"))
         assert await watched.page.locator("main.stale").count() == 1
         await watched.page.unroute("**/v1/cluster")
@@ -199,10 +199,14 @@ async def test_a_bar_says_what_its_token_took(open_page: OpenPage) -> None:
 
 async def test_stop_ends_the_request_on_the_gateway(open_page: OpenPage) -> None:
     engine = Pipeline()
-    engine.hold(after_tokens=5)
     async with served(parts_of(engine)) as url, open_page(url) as watched:
+        await watched.ask("hello", 12)
+        await watched.answered()
+        engine.hold(after_tokens=5)
         await watched.ask("hello", 100)
         await watched.wait_for_text("#outcome", "5 tokens so far")
+        assert await watched.page.locator("#bars .token .seen").count() == 5
+        assert not await watched.page.is_visible("#receipt-sums"), "those are of the first answer"
         assert await watched.page.is_disabled("#send")
         await watched.page.click("#stop")
         await engine.wait_for_cancelled(1)

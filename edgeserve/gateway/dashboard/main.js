@@ -31,9 +31,10 @@ async function poll() {
     draw();
   } catch (error) {
     failed(error);
+  } finally {
+    clearTimeout(timer); // of a poll that began meanwhile
+    timer = setTimeout(poll, period);
   }
-  clearTimeout(timer); // of a poll that began meanwhile
-  timer = setTimeout(poll, period);
 }
 
 function failed(error) {
@@ -44,9 +45,10 @@ function failed(error) {
   }
   silentSince ??= new Date();
   period = Math.min(PERIOD_MAX_MS, 2 * period);
-  const since = `gateway unreachable since ${clockTime(silentSince)}`;
+  const what = error.status === 0 ? "is unreachable" : `answers ${error.status}`;
+  const since = `gateway ${what} since ${clockTime(silentSince)}`;
   state("bad", since);
-  alarm(`${since}: ${error.message}. What is shown is from before; asking again.`);
+  alarm(`The ${since}: ${error.message}. What is shown is from before; asking again.`);
   byId("live").classList.add("stale");
 }
 

@@ -51,7 +51,7 @@ export class Playground {
     byId("answer").classList.add("running");
     say(byId("problem"), "");
     say(byId("outcome"), "waiting for the first token");
-    for (const id of ["receipt", "notes", "problem"]) show(byId(id), false);
+    for (const id of ["receipt", "receipt-sums", "notes", "problem"]) show(byId(id), false);
     this.buttons();
   }
 
