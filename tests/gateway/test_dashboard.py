@@ -53,12 +53,17 @@ class Elements(HTMLParser):
             self.inline.append(data)
 
 
+def locked(parts: GatewayParts) -> httpx.AsyncClient:
+    """A client that has no key, of a gateway that wants one."""
+    app = create_app(replace(parts, api_key="open sesame"))
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
+
+
 @pytest.mark.parametrize("path", sorted(OPEN_PATHS))
 async def test_every_file_comes_with_a_strict_policy_and_without_a_key(
     path: str, parts: GatewayParts
 ) -> None:
-    transport = httpx.ASGITransport(create_app(replace(parts, api_key="open sesame")))
-    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+    async with locked(parts) as client:
         answer = await client.get(path)
     assert answer.status_code == 200
     policy = dict(
@@ -133,8 +138,7 @@ def _lab(linear: Vector) -> Vector:
 
 
 async def test_the_data_is_not_open(parts: GatewayParts) -> None:
-    transport = httpx.ASGITransport(create_app(replace(parts, api_key="open sesame")))
-    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+    async with locked(parts) as client:
         for path in ("/v1/cluster", "/dashboard", "/dashboard/", "/dashboard/routes.py"):
             assert (await client.get(path)).status_code == 401
         assert (await client.post("/generate_stream", json={"inputs": "x"})).status_code == 401
