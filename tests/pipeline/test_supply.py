@@ -117,19 +117,20 @@ async def test_weights_that_are_damaged_here_are_named_before_a_worker_hears_of_
     weights = box.folder / "model.safetensors"
     os.truncate(weights, weights.stat().st_size - 8)
     handler = FakeHandler()
-    refused = pytest.raises(BadModel, match=r"model\.safetensors is truncated.*: 8 are missing")
+    says = r"model\.safetensors is truncated.*: 8 are missing"
     async with serving(handler) as client:
-        with refused:
-            await delivered(box, client)
+        with pytest.raises(BadModel, match=says):
+            await box.supplier.supply(client, box.order, lambda _step: None)
         assert handler.manifests == []
 
 
 def test_only_a_folder_with_weights_can_supply(box: Box) -> None:
-    assert box.supplier.can_supply
+    with_weights = box.supplier.can_supply
     (box.folder / "model.safetensors").unlink()
-    assert not box.supplier.can_supply
-    assert not Supplier(open_model("demo"), box.cache).can_supply
-    assert not Supplier(open_model("llama-2-13b"), box.cache).can_supply
+    others = [open_model(each) for each in (str(box.folder), "demo", "llama-2-13b")]
+
+    assert with_weights
+    assert not any(Supplier(each, box.cache).can_supply for each in others)
 
 
 def test_a_box_without_the_folder_is_told_what_the_model_is(box: Box) -> None:

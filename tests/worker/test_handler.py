@@ -150,7 +150,7 @@ async def test_a_newer_gateway_ends_what_an_older_one_sends(
 
 
 async def _nothing() -> AsyncIterator[SupplyPart]:
-    for part in ():
+    for part in tuple[SupplyPart, ...]():
         yield part
 
 
