@@ -53,6 +53,7 @@ def found(syntax: Syntax, *texts: str, calls_max: int | None = None) -> list[Par
         (f"Well.\n{TAG}\n", ["Well.", F]),
         (f" {TAG}\n{TAG}{TAG}\n\n", [F, F, F]),
         (f"{TAG}\nSo it is. ", [F, "\nSo it is. "]),
+        (f"{TAG}{' ' * 100}", [F, " " * 100]),
         (TAG.replace("\n", ""), [F]),
         (TAG.removesuffix("</tool_call>"), [F]),
         (TAG.removesuffix("call>"), [F]),
@@ -128,13 +129,14 @@ def test_of_calls_that_are_too_many_the_rest_is_text() -> None:
     assert found(BARE_JSON, f"{BARE}; {BARE}; {BARE}", calls_max=2) == [F, F, f"; {BARE}"]
 
 
-def test_a_call_without_measure_is_text() -> None:
+@pytest.mark.parametrize(("syntax", "call"), [(BARE_JSON, BARE), (TAGGED, TAG)])
+def test_a_call_without_measure_is_text(syntax: Syntax, call: str) -> None:
     """However it comes, and the next one is found."""
     for room, is_call in ((0, True), (1, False)):
-        filling = "x" * (CALL_MAX - len(BARE.replace("1", '""')) + room)
-        text = BARE.replace("1", f'"{filling}"')
-        for texts in ([text, BARE], [text[:-3], text[-3:], BARE], [text[:9], text[9:] + BARE]):
-            parts = found(BARE_JSON, *texts)
+        filling = "x" * (CALL_MAX - len(call.replace("1", '""')) + room)
+        text = call.replace("1", f'"{filling}"')
+        for texts in ([text, call], [text[:-3], text[-3:], call], [text[:9], text[9:] + call]):
+            parts = found(syntax, *texts)
             assert [isinstance(part, Call) for part in parts] == [is_call, True]
             assert is_call or parts[0] == text
 
