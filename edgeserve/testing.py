@@ -89,6 +89,7 @@ class FakeEngine:
         status, requests = self._status, self.observer.requests
         return {
             "model": "fake",
+            "revision": None,
             "dtype": "fp32",
             "weights": "real",
             "simulation": status.simulation,
@@ -195,6 +196,7 @@ class FakeEngine:
             "pages": PAGES,
             "page_bytes": PAGE_BYTES,
             "load_s": 0.0,
+            "weights": {"from": "local", "streamed_bytes": 0, "sent_bytes": 0},
             "compute_ms": COMPUTE_SHARE * hop_ms,
             "transfer_ms": (1 - COMPUTE_SHARE) * hop_ms,
             "waiting_ms": 0.0,

@@ -14,6 +14,7 @@ from edgeserve.gateway.parts import GatewayParts, ModelFacts
 from edgeserve.gateway.tokenizer import open_tokenizer
 from edgeserve.testing import FakeEngine
 from tests.browser.conftest import OpenPage, Watched, served
+from tests.gateway.conftest import key_ring
 
 pytestmark = [
     pytest.mark.browser,
@@ -53,7 +54,7 @@ def parts_of(engine: FakeEngine, api_key: str = "") -> GatewayParts:
         model=model,
         tokenizer=open_tokenizer(None, 300),
         clock=MonotonicClock(),
-        api_key=api_key,
+        keys=key_ring(MonotonicClock(), {"me": api_key} if api_key else {}),
     )
 
 

@@ -18,6 +18,7 @@ import pytest
 from edgeserve.gateway.app import create_app
 from edgeserve.gateway.dashboard.routes import FILES, OPEN_PATHS
 from edgeserve.gateway.parts import GatewayParts
+from tests.gateway.conftest import key_ring
 
 FOLDER = Path(__file__).parents[2] / "edgeserve" / "gateway" / "dashboard"
 SOURCES = sorted(each for each in FOLDER.iterdir() if each.suffix != ".py" and each.is_file())
@@ -55,7 +56,7 @@ class Elements(HTMLParser):
 
 def locked(parts: GatewayParts) -> httpx.AsyncClient:
     """A client that has no key, of a gateway that wants one."""
-    app = create_app(replace(parts, api_key="open sesame"))
+    app = create_app(replace(parts, keys=key_ring(parts.clock, {"me": "open sesame"})))
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
 
 
