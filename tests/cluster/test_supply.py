@@ -170,9 +170,9 @@ async def test_a_transfer_that_was_killed_goes_on_where_it_ended(
             kill(worker)
 
         async with cut_after(announced(worker), 5_000_000, cut) as way:
+            started = running_engine(engine_settings([way], large.folder))
             with pytest.raises(StageUnavailable):
-                async with running_engine(engine_settings([way], large.folder)):
-                    pass
+                await started.__aenter__()
     came_bytes = sum(path.stat().st_size for path in (tmp_path / "blobs").iterdir())
     assert 0 < came_bytes <= 5_000_000
     assert any(map(_is_begun, parts())), "killed within a tensor"

@@ -165,14 +165,18 @@ async def test_a_worker_that_takes_nothing_is_sent_no_more_than_a_window() -> No
     """Neither side keeps a slice in memory because the other one is slow."""
     part = encode_part(SupplyPart(tensor=0, offset=0, payload=bytes(PAYLOAD_BYTES_MAX)))
     sent = 0
+
+    async def send_all(stream: MessageStream) -> None:
+        nonlocal sent
+        while sent < 100:
+            await stream.send(part)
+            sent += 1
+
     async with serving(_Idle()) as client:
         stream = client.supply()
         await _send(stream, encode_manifest(Manifest(order=ORDER, tensors=(TENSOR,))))
         with suppress(TimeoutError):
-            async with asyncio.timeout(0.2):
-                while sent < 100:
-                    await stream.send(part)
-                    sent += 1
+            await asyncio.wait_for(send_all(stream), timeout=0.2)
         stream.cancel()
 
     assert 0 < sent < 16, f"{sent} parts went into buffers"

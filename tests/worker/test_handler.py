@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from edgeserve.box import Box
 from edgeserve.clock import MonotonicClock
@@ -20,6 +22,7 @@ from edgeserve.worker.handler import WorkerHandler
 from tests.model.tiny import save_tiny
 from tests.worker.gateway_box import GatewayBox
 
+NORM = "model.layers.1.input_layernorm.weight"
 BOX = Box(
     python_version="3", torch_version="2", driver_version="none", memory_free_bytes=1,
     disk_free_bytes=1,
@@ -97,6 +100,25 @@ async def test_what_was_supplied_is_loaded_and_then_held(
     assert counted == Supplied(held_bytes=box.total_bytes)
     assert sent == 0
     assert (await loaded(handler, later.order)).load_s > 0
+
+
+async def test_other_weights_of_the_same_model_are_not_held(
+    handler: WorkerHandler, box: GatewayBox, tmp_path: Path
+) -> None:
+    manifest = box.manifest()
+    await supplied(handler, box, manifest)
+    before = await loaded(handler, manifest.order)
+    other = GatewayBox(shutil.copytree(box.folder, tmp_path / "other"))
+    tensors = load_file(other.folder / "model.safetensors")
+    tensors[NORM] = tensors[NORM] + 1
+    save_file(tensors, other.folder / "model.safetensors")
+
+    manifest = other.manifest(epoch=2)
+    counted, _ = await supplied(handler, other, manifest)
+    after = await loaded(handler, manifest.order)
+
+    assert counted.streamed_bytes == tensors[NORM].nbytes
+    assert after.slice_hash != before.slice_hash
 
 
 async def test_what_its_disk_has_damaged_is_supplied_again(
