@@ -78,6 +78,7 @@ class PipelineEngine:
     ) -> None:
         self._settings = settings
         self._source = source
+        self._supplier = Supplier(source, cache_folder(settings.cache))
         self._clock = clock
         self._hooks = hooks or Hooks()
         self._status = Status(phase="starting", reason="the workers are being connected")
@@ -366,8 +367,7 @@ class PipelineEngine:
                 frame_tokens_max=limits.frame_tokens_max,
             )
 
-        supplier = Supplier(self._source, cache_folder(self._settings.cache))
-        stages = await load(plan, members, order, supplier, self._hooks.progress)
+        stages = await load(plan, members, order, self._supplier, self._hooks.progress)
         self._built = tuple((stage, self._link(i, stage)) for i, stage in enumerate(stages))
 
     def _link(self, number: int, stage: LoadedStage) -> StageLink:

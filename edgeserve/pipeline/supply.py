@@ -57,27 +57,32 @@ class Supplier:
     def __init__(self, source: ModelSource, cache: Path) -> None:
         self._source = source
         self._cache = cache
-
-    @property
-    def can_supply(self) -> bool:
-        """A folder with weights; not what every box has, nor what each finds by a name."""
-        folder = self._source.folder
-        return (
-            folder is not None
-            and self._source.reference == str(folder.resolve())
-            and has_weights(folder)
+        folder = source.folder
+        self._config = b"" if folder is None else (folder / "config.json").read_bytes()
+        self.can_supply = (
+            folder is not None and source.reference == str(folder.resolve()) and has_weights(folder)
         )
+        """A folder with weights; not what every box has, nor what each finds by a name."""
 
     def told(self, order: LoadOrder) -> LoadOrder:
         """With what a box without the folder has to know."""
-        if self._source.folder is None:
-            return order
-        return replace(order, config=(self._source.folder / "config.json").read_bytes())
+        return replace(order, config=self._config)
 
     async def supply(
         self, client: WorkerClient, order: LoadOrder, on_progress: OnProgress
     ) -> tuple[LoadOrder, Delivery]:
-        """Until the worker has all tensors of its stage. The order names them now."""
+        """Until the worker has all tensors of its stage. The order names them now.
+
+        Raises BadModel for files that cannot be read here, and what the worker says.
+        """
+        try:
+            return await self._supply(client, order, on_progress)
+        except OSError as error:
+            raise BadModel(f"{self._source.folder} cannot be read: {error}") from None
+
+    async def _supply(
+        self, client: WorkerClient, order: LoadOrder, on_progress: OnProgress
+    ) -> tuple[LoadOrder, Delivery]:
         assert self._source.folder is not None
         loop = asyncio.get_running_loop()
         found = await asyncio.to_thread(

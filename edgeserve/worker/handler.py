@@ -95,10 +95,15 @@ class WorkerHandler:
             yield SupplyReply(supplied=Supplied(held_bytes=held_bytes))
             return
         self._supply = supply = self._new_supply(manifest)
-        async with aclosing(supply.run(self._of_epoch(order.epoch, parts))) as replies:
-            async for reply in replies:
-                self._check_epoch(order.epoch)
-                yield reply
+        try:
+            async with aclosing(supply.run(self._of_epoch(order.epoch, parts))) as replies:
+                async for reply in replies:
+                    self._check_epoch(order.epoch)
+                    yield reply
+        except OSError as error:
+            raise EdgeserveError(
+                f"the model's files or the cache cannot be used: {error}"
+            ) from None
 
     def open_session(
         self, epoch: int, reply: Callable[[bytes], None], announce: Callable[[float], None]

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from edgeserve.cache.hashes import FileHashes
 from edgeserve.errors import BadModel
+from edgeserve.families.checkpoint import StoredTensor
 from edgeserve.families.folder import open_model, told_model
 from edgeserve.families.manifest import weights_hash
 from edgeserve.families.stage import cut
@@ -122,6 +124,18 @@ async def test_weights_that_are_damaged_here_are_named_before_a_worker_hears_of_
         with pytest.raises(BadModel, match=says):
             await box.supplier.supply(client, box.order, lambda _step: None)
         assert handler.manifests == []
+
+
+async def test_a_file_that_cannot_be_read_is_the_folders_fault(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_self: FileHashes, _stored: StoredTensor) -> str:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(FileHashes, "sha256", fail)
+    async with serving(FakeHandler()) as client:
+        with pytest.raises(BadModel, match=f"{box.folder} cannot be read: .*Input/output error"):
+            await delivered(box, client)
 
 
 def test_only_a_folder_with_weights_can_supply(box: Box) -> None:

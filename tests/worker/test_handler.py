@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from edgeserve.box import Box
 from edgeserve.clock import MonotonicClock
 from edgeserve.config import WorkerSettings
-from edgeserve.errors import BadModel, DamagedWeights, WireError
+from edgeserve.errors import BadModel, DamagedWeights, EdgeserveError, WireError
 from edgeserve.wire.messages import Loaded, LoadOrder
 from edgeserve.wire.supply import Manifest, Supplied, SupplyPart, SupplyReply, WantedTensor
 from edgeserve.worker.device import open_device
@@ -174,6 +174,16 @@ async def test_a_newer_gateway_ends_what_an_older_one_sends(
 async def _nothing() -> AsyncIterator[SupplyPart]:
     for part in tuple[SupplyPart, ...]():
         yield part
+
+
+async def test_a_cache_that_breaks_is_told_to_the_gateway(
+    handler: WorkerHandler, box: GatewayBox, tmp_path: Path
+) -> None:
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / f"{box.manifest().tensors[0].sha256}.0.part").mkdir()
+
+    with pytest.raises(EdgeserveError, match="cache cannot be used: .* Is a directory"):
+        await supplied(handler, box, box.manifest())
 
 
 async def test_a_configuration_of_another_model_is_refused(
