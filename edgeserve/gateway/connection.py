@@ -24,6 +24,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from edgeserve.errors import (
+    BadRequest,
     EdgeserveError,
     HeadersTooLarge,
     Overloaded,
@@ -95,9 +96,20 @@ class BoundedConnection(HttpToolsProtocol):
         """What a message began amid is not counted: a read has 256 KiB at most."""
         was_in_head = self._in_head
         super().data_received(data)
-        if self._in_head == was_in_head and not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        if self._in_head == was_in_head:
             self._message_bytes += len(data)
             self._check_size()
+        if self._timer is None and self.cycle.response_complete:
+            # Blank lines, say: no message began, and uvicorn has taken its own timer away.
+            self._expect_within(self._bounds.head_s)
+
+    def send_400_response(self, _msg: str) -> None:
+        """Instead of uvicorn's, which has another shape, and writes into an answer under way."""
+        self._refuse(
+            BadRequest("this is no request of HTTP/1.1; nothing else is spoken here, nor TLS")
+        )
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -137,6 +149,7 @@ class BoundedConnection(HttpToolsProtocol):
     def _expect_nothing(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
 
     def _late(self, seconds: float) -> None:
         """Nothing is said to a client that said nothing: it would take that for the answer to what
@@ -152,9 +165,12 @@ class BoundedConnection(HttpToolsProtocol):
         """Closes, and says why unless what is written would seem part of an answer."""
         if self._may_answer():
             body = json.dumps(error.to_json()).encode()
+            wait = (
+                f"retry-after: {error.retry_after_s}\r\n" if isinstance(error, Overloaded) else ""
+            )
             head = (
                 f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
-                f"connection: close\r\n\r\n"
+                f"{wait}connection: close\r\n\r\n"
             )
             self.transport.write(STATUS_LINE[error.http_status] + head.encode() + body)
         self.transport.close()

@@ -43,8 +43,13 @@ async def connected(
 
 async def answer_of(reader: asyncio.StreamReader) -> tuple[int, dict[str, Any]]:
     head = await reader.readuntil(b"\r\n\r\n")
+    return int(head.split()[1]), await body_of(reader, head)
+
+
+async def body_of(reader: asyncio.StreamReader, head: bytes) -> dict[str, Any]:
     length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-    return int(head.split()[1]), json.loads(await reader.readexactly(length))
+    document: dict[str, Any] = json.loads(await reader.readexactly(length))
+    return document
 
 
 async def is_closed(reader: asyncio.StreamReader) -> bool:
@@ -188,6 +193,17 @@ async def test_a_long_answer_is_not_a_slow_request(
         assert status == 200, "between two requests the connection may rest"
 
 
+async def test_blank_lines_behind_an_answer_do_not_keep_a_connection(
+    parts: GatewayParts, serving: Serving
+) -> None:
+    async with serving(parts, HURRIED) as url, connected(url) as (reader, writer):
+        writer.write(b"GET /livez HTTP/1.1\r\n\r\n")
+        assert (await answer_of(reader))[0] == 200
+        writer.write(b"\r\n")  # no request begins with it, but something has come
+        async with asyncio.timeout(3):
+            assert await is_closed(reader)
+
+
 async def test_who_is_cut_off_amid_an_answer_does_not_find_an_error_in_it(
     parts: GatewayParts, engine: FakeEngine, serving: Serving
 ) -> None:
@@ -196,6 +212,34 @@ async def test_who_is_cut_off_amid_an_answer_does_not_find_an_error_in_it(
         writer.write(REQUEST + REQUEST[:-5])
         assert await is_closed(reader)
         await engine.wait_for_cancelled(1)
+
+
+# -- what
+
+
+async def test_what_is_no_http_is_told_so_as_any_other_mistake(
+    parts: GatewayParts, serving: Serving
+) -> None:
+    async with serving(parts) as url, connected(url) as (reader, writer):
+        writer.write(b"GET /livez HTTP/1.1\r\nno header\r\n\r\n")
+        status, document = await answer_of(reader)
+        assert await is_closed(reader)
+    assert (status, document["error_type"]) == (400, "bad_request")
+
+
+async def test_what_is_no_http_amid_an_answer_puts_nothing_into_it(
+    parts: GatewayParts, engine: FakeEngine, serving: Serving
+) -> None:
+    engine.hold()
+    stream = REQUEST.replace(b"/generate", b"/generate_stream")
+    async with serving(parts) as url, connected(url) as (reader, writer):
+        writer.write(stream)
+        head = await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"no HTTP at all\r\n\r\n")
+        rest = await reader.read()
+        await engine.wait_for_cancelled(1)
+    assert b" 200 " in head
+    assert b"400" not in rest
 
 
 # -- how many
@@ -210,8 +254,10 @@ async def test_one_connection_too_many_is_told_and_closed_and_the_others_are_not
             writer.write(b"GET /livez HTTP/1.1\r\n\r\n")
             assert (await answer_of(reader))[0] == 200
         async with connected(url) as (reader, _):
-            status, document = await answer_of(reader)
-            assert (status, document["connections_max"]) == (429, 2)
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 429 ")
+            assert b"\r\nretry-after: 1\r\n" in head
+            assert (await body_of(reader, head))["connections_max"] == 2
             assert await is_closed(reader)
         second[1].transport.abort()
         async with httpx.AsyncClient() as client:
