@@ -28,16 +28,17 @@ from edgeserve.gateway.openai_error import OPENAI_PATHS, openai_error
 Schema = Mapping[str, Any]
 ErrorKind = type[EdgeserveError]
 
-OF_ANY_ROUTE: tuple[ErrorKind, ...] = (
-    Unauthorized, PayloadTooLarge, HeadersTooLarge, TooSlow, EdgeserveError,
+OF_ANY_CONNECTION: tuple[ErrorKind, ...] = (
+    BadRequest, TooSlow, PayloadTooLarge, Overloaded, HeadersTooLarge,
 )  # fmt: skip
-"""Answered by the border, before a route is asked or after it broke."""
-OF_REQUESTS: tuple[ErrorKind, ...] = (
-    BadRequest, Unprocessable, Overloaded, RateLimited, StageUnavailable, WireError,
-)  # fmt: skip
+"""Answered by `connection.py`, before there is a route: in our own shape."""
+OF_ANY_ROUTE: tuple[ErrorKind, ...] = (*OF_ANY_CONNECTION, Unauthorized, EdgeserveError)
+"""And by the border, before a route is asked or after it broke."""
+OF_REQUESTS: tuple[ErrorKind, ...] = (Unprocessable, RateLimited, StageUnavailable, WireError)
 """Of every route that generates."""
 
-JSON, EVENTS, TEXT = "application/json", "text/event-stream", "text/plain"
+JSON, EVENTS = "application/json", "text/event-stream"
+TEXT, HTML = "text/plain", "text/html"
 ANYTHING: Schema = {}
 ANY_OBJECT: Schema = {"type": "object"}
 
@@ -88,9 +89,8 @@ def documented(
         names = sorted(kind.error_type for kind in kinds)
         shape = _openai_shape(names) if path in OPENAI_PATHS else _own_shape(names)
         found[status] = _answer(", ".join(names), {JSON: shape})
-    if Overloaded.http_status in found:
-        wait = {"description": "seconds until it is worth another try", "schema": WHOLE}
-        found[Overloaded.http_status]["headers"] = {"Retry-After": wait}
+    wait = {"description": "seconds until it is worth another try", "schema": WHOLE}
+    found[Overloaded.http_status]["headers"] = {"Retry-After": wait}
     return found
 
 
@@ -104,11 +104,13 @@ def _own_shape(error_types: list[str]) -> Schema:
 
 
 def _openai_shape(error_types: list[str]) -> Schema:
-    """Their `code` is our `error_type`, unless it says more."""
+    """Their `code` is our `error_type`, unless it says more. Before there is a route, ours."""
     (inner,) = openai_error(EdgeserveError("")).values()
     text_or_null: Schema = {"type": ["string", "null"]}
     fields = dict.fromkeys(inner, text_or_null) | {
         "message": STRING,
         "code": {"type": "string", "examples": error_types},
     }
-    return object_with(error=object_with(**fields))
+    theirs = object_with(error=object_with(**fields))
+    early = sorted({kind.error_type for kind in OF_ANY_CONNECTION} & {*error_types})
+    return {"anyOf": [theirs, _own_shape(early)]} if early else theirs

@@ -29,7 +29,9 @@ from tests.model.tiny import save_tiny
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
 
 GENERATING = ("/generate", "/generate_stream", "/v1/completions", "/v1/chat/completions")
-ASKED = ("/livez", "/readyz", "/health", "/metrics", "/trace", "/v1/cluster", "/v1/models")
+ASKED = (
+    "/", "/livez", "/readyz", "/health", "/metrics", "/trace", "/v1/cluster", "/v1/models",
+)  # fmt: skip
 MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
 """Requests that the document allows, and others."""
 CASES = int(os.environ.get("OPENAPI_CASES", "240")) // (len(GENERATING) * len(MODES))

@@ -11,6 +11,8 @@ from importlib.resources import files
 from fastapi import APIRouter, Response
 from fastapi.responses import HTMLResponse
 
+from edgeserve.gateway.documented import HTML, STRING, documented
+
 MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -62,5 +64,9 @@ def _add(router: APIRouter, path: str, name: str, media_type: str) -> None:
         return Response(body, media_type=media_type, headers=HEADERS)
 
     router.add_api_route(
-        path, dashboard, response_class=HTMLResponse, include_in_schema=path == "/"
+        path,
+        dashboard,
+        response_class=HTMLResponse,
+        responses=documented(path, (), {HTML: STRING}),
+        include_in_schema=path == "/",
     )
