@@ -2,15 +2,18 @@
 how many connections there may be.
 
 uvicorn's protocol keeps the headers of a request until they are complete, however many come and
-however slowly, and has no bound on a connection that says nothing. So a few clients could fill the
-memory, and a thousand sleeping ones take all file descriptors. What is refused here never becomes a
-request; that is why these errors are written out by hand. Everything that does is the border's.
+however slowly, and has no bound on a connection that says nothing or takes nothing. So a few
+clients could fill the memory, and a thousand sleeping ones take all file descriptors. What is
+refused here never becomes a request; that is why these errors are written out by hand. Everything
+that does is the border's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import sys
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -38,6 +41,7 @@ MESSAGE_BYTES_MAX = 16 * 2**20  # a body of 2 MiB in chunks of one byte has 12 M
 HEAD_S = 10.0  # a head fits into a few packets
 BODY_S = 60.0  # 2 MiB need 17 s at 1 Mbit/s
 GRACE_S = 5.0  # for the border, which tells of a slow body in the shape of its route
+UNREAD_S = 60.0  # a client that waits for its user, or a network that is away for a while
 SEND_S = 5  # for what is computed to reach its client, once the requests have ended
 
 
@@ -46,6 +50,7 @@ class Bounds:
     connections: int
     head_s: float = HEAD_S
     body_s: float = BODY_S + GRACE_S
+    unread_s: float = UNREAD_S
 
 
 def server_config(app: ASGIApp, bounds: Bounds) -> uvicorn.Config:
@@ -70,6 +75,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        _give_up_unread(transport, self._bounds.unread_s)
         most = self._bounds.connections
         if len(self.connections) > most:
             self._refuse(
@@ -182,3 +188,12 @@ class BoundedConnection(HttpToolsProtocol):
         if self.pipeline:  # the newest request waits behind one that is still to be answered
             return False
         return bool(cycle.response_complete if self._in_head else not cycle.response_started)
+
+
+def _give_up_unread(transport: asyncio.Transport, seconds: float) -> None:
+    """Who takes nothing for so long is cut off. Else what was written for it would be kept, and its
+    connection, for as long as it likes. Linux sees to that; other systems do not.
+    """
+    if sys.platform == "linux":
+        own: socket.socket = transport.get_extra_info("socket")
+        own.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(seconds * 1000))

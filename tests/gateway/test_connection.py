@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 import resource
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
@@ -20,7 +21,7 @@ from edgeserve.gateway.parts import GatewayParts
 from edgeserve.testing import FakeEngine
 
 Serving = Callable[..., AbstractAsyncContextManager[str]]
-HURRIED = Bounds(connections=3, head_s=0.2, body_s=0.2)
+HURRIED = Bounds(connections=3, head_s=0.2, body_s=0.2, unread_s=0.2)
 REQUEST = b'POST /generate HTTP/1.1\r\nhost: x\r\ncontent-length: 15\r\n\r\n{"inputs": "a"}'
 PATIENCE_S = 10
 MIB = 2**20
@@ -202,6 +203,29 @@ async def test_blank_lines_behind_an_answer_do_not_keep_a_connection(
         writer.write(b"\r\n")  # no request begins with it, but something has come
         async with asyncio.timeout(3):
             assert await is_closed(reader)
+
+
+async def test_who_takes_nothing_of_what_he_asked_for_is_cut_off(
+    parts: GatewayParts, serving: Serving
+) -> None:
+    asked = b"GET /dashboard/dashboard.css HTTP/1.1\r\n\r\n" * 2000
+    async with serving(parts, HURRIED) as url:
+        where = urlsplit(url)
+        with socket.create_connection((where.hostname, where.port)) as deaf:
+            await asyncio.to_thread(deaf.sendall, asked)
+            await asyncio.sleep(10 * HURRIED.unread_s)
+            deaf.settimeout(PATIENCE_S)
+            taken = await asyncio.to_thread(all_of, deaf)
+    assert taken < 2000 * 4096
+
+
+def all_of(connection: socket.socket) -> int:
+    """How many bytes are there until it ends, in whatever way."""
+    taken = 0
+    with suppress(ConnectionError):
+        while part := connection.recv(MIB):
+            taken += len(part)
+    return taken
 
 
 async def test_who_is_cut_off_amid_an_answer_does_not_find_an_error_in_it(
