@@ -190,6 +190,17 @@ def test_the_pages_name_no_variable_that_does_not_exist() -> None:
     assert named - known == set()
 
 
+@pytest.mark.parametrize("role", SETTINGS)
+def test_a_units_cache_is_the_folder_that_it_may_write_to(role: str) -> None:
+    unit = (ROOT / f"deploy/systemd/edgeserve-{role}.service").read_text(encoding="utf-8")
+    lines = dict(line.split("=", 1) for line in unit.splitlines() if re.match(r"[A-Z]\w+=", line))
+    assert (lines["ProtectSystem"], lines["ProtectHome"]) == ("strict", "yes")
+    writable = f"%C/{lines['CacheDirectory']}"
+    variables = dict(each.split("=", 1) for each in lines["Environment"].split())
+    assert variables[f"{PREFIX}CACHE"] == writable
+    assert variables["HF_HOME"].startswith(f"{writable}/")
+
+
 # -- HTTP
 
 

@@ -47,7 +47,10 @@ class FileHashes:
 
     def _read(self, notes: Path) -> dict[tuple[int, int], str]:
         if notes not in self._notes:
-            text = notes.read_text(encoding="ascii", errors="replace") if notes.is_file() else ""
+            try:
+                text = notes.read_text(encoding="ascii", errors="replace")
+            except OSError:  # none yet; and a folder that cannot be used is told of in `_note`
+                text = ""
             self._notes[notes] = {(int(a), int(b)): sha for a, b, sha in _LINE.findall(text)}
         return self._notes[notes]
 

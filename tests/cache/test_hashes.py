@@ -99,3 +99,10 @@ def test_a_cache_that_cannot_be_written_costs_only_time(file: Path, tmp_path: Pa
     wanted = hashlib.sha256(bytes(range(100))).hexdigest()
 
     assert FileHashes(tmp_path / "cache").sha256(tensor(file, 0, 100)) == wanted
+
+
+def test_a_cache_that_cannot_even_be_looked_at_costs_only_time(file: Path, tmp_path: Path) -> None:
+    nowhere = tmp_path / ("x" * 300)  # no name that a disk takes; to root, all else is open
+    wanted = hashlib.sha256(bytes(range(100))).hexdigest()
+
+    assert FileHashes(nowhere).sha256(tensor(file, 0, 100)) == wanted
