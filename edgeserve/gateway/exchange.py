@@ -58,6 +58,11 @@ class Exchange:
         return self.scope["method"] != "GET" or self.status >= 400
 
     @property
+    def failure(self) -> str:
+        """The type of the error that it was answered with, or that broke its stream off."""
+        return self.error_type or next((run.failure for run in self.runs if run.failure), "")
+
+    @property
     def prompt_tokens(self) -> int:
         """Of each sequence, as a quota counts them."""
         return sum(len(run.order.prompt) for run in self.runs)

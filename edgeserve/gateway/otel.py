@@ -69,8 +69,9 @@ class Tracing:
         )
         if span.is_recording():  # the caller may have decided that this one is not
             span.set_attributes(_of_request(exchange, route))
-            if exchange.status >= 500:
-                span.set_status(Status(StatusCode.ERROR, exchange.error_type))
+            broke_off = exchange.status == 200 and exchange.failure
+            if exchange.status >= 500 or broke_off:
+                span.set_status(Status(StatusCode.ERROR, exchange.failure))
             if exchange.runs:
                 self._tell_generation(exchange, span)
         span.end(end_time=start_ns + round(exchange.total_s * 1e9))
@@ -112,7 +113,7 @@ def _of_request(exchange: Exchange, route: str) -> dict[str, Any]:
         "http.request.method": exchange.scope["method"],
         "http.route": route,
         "http.response.status_code": exchange.status,
-        "error.type": exchange.error_type,
+        "error.type": exchange.failure,
         "edgeserve.request_id": exchange.request_id,
         "edgeserve.tenant": exchange.tenant_name,
     }

@@ -22,15 +22,16 @@ class Run:
     ) -> None:
         self.order = order
         self.answer = Answer(order, parts.tokenizer, eos_ids=parts.eos_ids, stop=stop)
+        self.failure = ""
+        """The type of the error that ended it."""
         self._parts = parts
         self._generation = generation
-        self._failure = ""
         self._receipt: dict[str, Any] | None = None
 
     @property
     def ended_by(self) -> str:
         """Its finish reason, or else the type of the error, or 'cancelled': by its client."""
-        return self.answer.finish_reason or self._failure or "cancelled"
+        return self.answer.finish_reason or self.failure or "cancelled"
 
     async def finish(self) -> None:
         """Returns when the answer is complete; raises the error that ended it before."""
@@ -73,9 +74,10 @@ class Run:
         try:
             return await anext(self._generation)
         except EdgeserveError as error:
-            self._failure = error.error_type
+            self.failure = error.error_type
             raise
         except StopAsyncIteration:
+            self.failure = EdgeserveError.error_type
             raise EdgeserveError(
                 f"the pipeline ended the request after {len(self.answer.pieces)} of its "
                 f"{self.order.max_new_tokens} tokens, and at no stop token; send it again, "

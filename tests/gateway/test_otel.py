@@ -196,6 +196,8 @@ async def test_a_stream_that_breaks_off_says_why(
     assert request.attributes is not None
     assert request.attributes["gen_ai.response.finish_reasons"] == ("stage_unavailable",)
     assert request.attributes["gen_ai.usage.output_tokens"] == 2
+    assert request.attributes["error.type"] == "stage_unavailable"
+    assert request.status.status_code is StatusCode.ERROR, "though it began with 200"
     assert len(stages) == 2
 
 
