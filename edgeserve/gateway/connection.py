@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any
 
 import uvicorn
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
@@ -101,7 +102,12 @@ class BoundedConnection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """What a message began amid is not counted: a read has 256 KiB at most."""
         was_in_head = self._in_head
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._feed(data)
+        except HttpParserError:
+            what = "this is no request of HTTP/1.1; nothing else is spoken here, nor TLS"
+            self._refuse(BadRequest(what))
         if self.transport.is_closing():
             return
         if self._in_head == was_in_head:
@@ -111,11 +117,29 @@ class BoundedConnection(HttpToolsProtocol):
             # Blank lines, say: no message began, and uvicorn has taken its own timer away.
             self._expect_within(self._bounds.head_s)
 
-    def send_400_response(self, _msg: str) -> None:
-        """Instead of uvicorn's, which has another shape, and writes into an answer under way."""
-        self._refuse(
-            BadRequest("this is no request of HTTP/1.1; nothing else is spoken here, nor TLS")
-        )
+    def _feed(self, data: bytes) -> None:
+        """A client may offer to go on in another protocol, as Java's does with its first request.
+        The parser then takes what follows for that protocol's, the body, too. So the offer is left
+        out, and the rest read again.
+        """
+        rest = memoryview(data)
+        while rest:
+            try:
+                self.parser.feed_data(rest)
+            except HttpParserUpgrade as offered:
+                rest = rest[offered.args[0] :]
+                head, self.parser = self._head_without_offer(), HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn
+                self.parser.feed_data(head)
+            else:
+                return
+
+    def _head_without_offer(self) -> bytes:
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        if method == b"CONNECT":
+            raise HttpParserError
+        lines = [b"%b: %b\r\n" % each for each in self.headers if each[0] != b"upgrade"]
+        return b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version.encode(), b"".join(lines))
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -123,11 +147,15 @@ class BoundedConnection(HttpToolsProtocol):
         self._expect_within(self._bounds.head_s)
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         super().on_headers_complete()
         self._in_head = False
         self._expect_within(self._bounds.body_s)
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         super().on_message_complete()
         self._expect_nothing()
 

@@ -23,6 +23,10 @@ from edgeserve.testing import FakeEngine
 Serving = Callable[..., AbstractAsyncContextManager[str]]
 HURRIED = Bounds(connections=3, head_s=0.2, body_s=0.2, unread_s=0.2)
 REQUEST = b'POST /generate HTTP/1.1\r\nhost: x\r\ncontent-length: 15\r\n\r\n{"inputs": "a"}'
+ASKS_FOR_HTTP_2 = REQUEST.replace(
+    b"host: x", b"host: x\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c"
+)
+"""As Java's own client does, unless told not to."""
 PATIENCE_S = 10
 MIB = 2**20
 
@@ -239,6 +243,21 @@ async def test_who_is_cut_off_amid_an_answer_does_not_find_an_error_in_it(
 
 
 # -- what
+
+
+@pytest.mark.parametrize("split", [len(ASKS_FOR_HTTP_2), -15, 30])
+async def test_a_client_that_would_rather_speak_http_2_is_served_without(
+    split: int, parts: GatewayParts, engine: FakeEngine, serving: Serving
+) -> None:
+    async with serving(parts) as url, connected(url) as (reader, writer):
+        for _ in range(2):
+            writer.write(ASKS_FOR_HTTP_2[:split])
+            await asyncio.sleep(0.05)
+            writer.write(ASKS_FOR_HTTP_2[split:] + ASKS_FOR_HTTP_2)
+            assert [(await answer_of(reader))[0] for _ in range(2)] == [200, 200]
+        writer.write(b"CONNECT x:1 HTTP/1.1\r\n\r\n")
+        assert (await answer_of(reader))[0] == 400
+    assert len(engine.orders) == 4
 
 
 async def test_what_is_no_http_is_told_so_as_any_other_mistake(
