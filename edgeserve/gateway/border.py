@@ -144,8 +144,8 @@ class Border:
 
 
 class RequireKey:
-    """Lets nobody in without a key but on `open_paths`: a new route is closed unless it is named
-    there.
+    """Lets nobody in without a key but to look at one of `open_paths`: a new route is closed unless
+    it is named there.
     """
 
     def __init__(self, app: ASGIApp, keys: KeyRing, open_paths: frozenset[str]) -> None:
@@ -164,7 +164,8 @@ class RequireKey:
             await self._app(scope, receive, send)
 
     def _tenant(self, scope: Scope) -> Tenant:
-        if not self._keys.tenants or scope["path"] in self._open_paths:
+        is_open = scope["path"] in self._open_paths and scope["method"] in ("GET", "HEAD")
+        if not self._keys.tenants or is_open:
             return self._keys.anybody
         given = Headers(scope=scope).get("authorization")
         if given is None:

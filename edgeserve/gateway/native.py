@@ -1,4 +1,4 @@
-"""POST /generate and /generate_stream: TGI's request and response, with a receipt.
+"""POST /generate, /generate_stream and /: TGI's request and response, with a receipt.
 
 Admission is decided before an answer begins, so that 'overloaded' is a status and not an event of a
 stream that began with 200. A client that goes away frees its pages at once.
@@ -27,7 +27,7 @@ from edgeserve.gateway.documented import (
 from edgeserve.gateway.exchange import exchange_of
 from edgeserve.gateway.intake import Ask, Intake
 from edgeserve.gateway.parts import GatewayParts
-from edgeserve.gateway.request import GenerateRequest, parse_request
+from edgeserve.gateway.request import GenerateRequest, parse_request, wants_stream
 from edgeserve.gateway.run import Run
 from edgeserve.gateway.stream import STATUS_GONE, Emit, EventStream, event, until_gone
 
@@ -42,6 +42,7 @@ def native_routes(parts: GatewayParts) -> APIRouter:
     for path, serve, success in (
         ("/generate", native.generate, {JSON: ANSWER}),
         ("/generate_stream", native.stream, {EVENTS: ANYTHING}),
+        ("/", native.as_asked, {JSON: ANSWER, EVENTS: ANYTHING}),
     ):
         router.add_api_route(
             path, serve, methods=["POST"], openapi_extra=body, response_class=Response,
@@ -69,6 +70,11 @@ class Native:
         """
         reply = await self._admit(request, streams=True)
         return EventStream(reply.write_events, reply.close)
+
+    async def as_asked(self, request: Request) -> Response:
+        """Either, as `stream` says: where clients of TGI post to that know its address alone."""
+        streams = wants_stream(await request.body())
+        return await (self.stream(request) if streams else self.generate(request))
 
     async def _admit(self, request: Request, *, streams: bool) -> Reply:
         """Raises whatever keeps the request from being served."""

@@ -1,4 +1,4 @@
-"""Errors as OpenAI's clients expect them, on the routes that are OpenAI's. All others have ours.
+"""Errors as OpenAI's clients expect them, where those clients ask. All others have ours.
 
 The status is the error's own, on every route. Refuses to know how an answer is sent.
 """
@@ -14,7 +14,12 @@ OPENAI_PATHS = frozenset({"/v1/models", "/v1/completions", "/v1/chat/completions
 
 def error_document(error: EdgeserveError, path: str) -> dict[str, Any]:
     """The body of an answer to a request for `path`."""
-    return openai_error(error) if path in OPENAI_PATHS else error.to_json()
+    return openai_error(error) if _is_openais(path) else error.to_json()
+
+
+def _is_openais(path: str) -> bool:
+    """Also what is not served: its clients show a sentence only if it comes in their shape."""
+    return path.startswith("/v1/") and path != "/v1/cluster"
 
 
 def openai_error(error: EdgeserveError) -> dict[str, Any]:

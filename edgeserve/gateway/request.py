@@ -144,8 +144,8 @@ class Parameters(BaseModel):
 
 
 class GenerateRequest(BaseModel):
-    """`stream` is what clients of TGI's `POST /` send along; it may only say what the route does
-    anyway.
+    """`stream` is what clients of TGI's `POST /` send along; elsewhere it may only say what the
+    route does anyway.
     """
 
     model_config = STRICT
@@ -159,6 +159,12 @@ class GenerateRequest(BaseModel):
     @property
     def wishes(self) -> Parameters:
         return self.parameters or Parameters.model_validate({})
+
+
+def wants_stream(body: bytes) -> bool:
+    """For `POST /`. Raises BadRequest if the body is not JSON; parsing finds all else."""
+    document = parse_json(body)
+    return isinstance(document, dict) and document.get("stream") is True
 
 
 def parse_request(body: bytes, *, streams: bool) -> GenerateRequest:

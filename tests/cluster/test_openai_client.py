@@ -114,14 +114,21 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Any:
     return hub
 
 
-def test_hugging_faces_client_streams_text(hub: Any, url: str) -> None:
-    client = hub.InferenceClient(model=url + "/generate_stream")  # the stream ends with it
+@pytest.mark.parametrize("path", ["", "/generate_stream"])
+def test_hugging_faces_client_streams_text(path: str, hub: Any, url: str) -> None:
+    client = hub.InferenceClient(model=url + path)  # the stream ends with it
     pieces = list(
         client.text_generation("Once upon a time", max_new_tokens=12, stream=True, details=True)
     )
     assert len(pieces) == 12
     assert "".join(piece.token.text for piece in pieces) == pieces[-1].generated_text
     assert pieces[-1].details.generated_tokens == 12
+
+
+def test_hugging_faces_client_waits_for_text(hub: Any, url: str) -> None:
+    answer = hub.InferenceClient(model=url).text_generation("Once", max_new_tokens=3, details=True)
+    assert answer.details.generated_tokens == 3
+    assert answer.generated_text == "".join(each.text for each in answer.details.tokens)
 
 
 def test_hugging_faces_client_chats(hub: Any, url: str) -> None:

@@ -28,7 +28,7 @@ from tests.model.tiny import save_tiny
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
 
-GENERATING = ("/generate", "/generate_stream", "/v1/completions", "/v1/chat/completions")
+GENERATING = ("/", "/generate", "/generate_stream", "/v1/completions", "/v1/chat/completions")
 ASKED = (
     "/", "/livez", "/readyz", "/health", "/metrics", "/trace", "/v1/cluster", "/v1/models",
 )  # fmt: skip

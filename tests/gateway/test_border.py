@@ -62,6 +62,12 @@ async def test_every_route_but_the_open_ones_needs_the_key(
     assert {status for path, status in statuses.items() if path not in open_paths} == {401}
 
 
+async def test_open_paths_are_open_to_those_who_only_look(locked: httpx.AsyncClient) -> None:
+    asked = {"inputs": "hello", "parameters": {"max_new_tokens": 1}}
+    for path in HEALTH_PATHS | dashboard.OPEN_PATHS:
+        assert (await locked.post(path, json=asked)).status_code == 401, path
+
+
 async def test_the_right_key_opens(locked: httpx.AsyncClient) -> None:
     for scheme in ("Bearer", "bearer"):
         answer = await locked.get("/v1/cluster", headers={"Authorization": f"{scheme} {KEY}"})

@@ -180,6 +180,27 @@ async def test_silence_is_broken_by_comments(
             assert len(rest) == 3, "no token was lost to a comment"
 
 
+@pytest.mark.parametrize(("stream", "route"), [(True, "/generate_stream"), (False, "/generate")])
+async def test_the_root_answers_as_the_body_asks(
+    stream: bool, route: str, client: httpx.AsyncClient
+) -> None:
+    asked = {"inputs": "hello", "parameters": {"max_new_tokens": 3}, "stream": stream}
+    there, here = [await client.post(path, json=asked) for path in (route, "/")]
+    assert here.status_code == 200
+    assert here.headers["content-type"] == there.headers["content-type"]
+    assert "hel" in here.text
+
+
+@pytest.mark.parametrize(
+    "body", ["[]", '"x"', '{"stream": true}', '{"inputs": "x", "stream": "yes"}']
+)
+async def test_the_root_refuses_what_its_routes_refuse(
+    body: str, client: httpx.AsyncClient
+) -> None:
+    answer = await client.post("/", content=body)
+    assert (answer.status_code, answer.json()["error_type"]) == (422, "validation")
+
+
 @pytest.mark.slow
 async def test_hugging_faces_client_sends_and_understands_this(client: httpx.AsyncClient) -> None:
     hub = pytest.importorskip("huggingface_hub")

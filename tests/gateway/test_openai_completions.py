@@ -369,7 +369,8 @@ async def test_errors_have_openais_shape_on_its_routes_and_ours_elsewhere(
         assert answer.status_code == 401
         assert answer.headers["www-authenticate"] == "Bearer"
         assert answer.json()["error"]["code"] == "unauthorized"
-    assert (await locked.post("/generate")).json()["error_type"] == "unauthorized"
+    for path in ("/generate", "/v1/cluster"):
+        assert (await locked.post(path)).json()["error_type"] == "unauthorized"
 
 
 @pytest.mark.parametrize(
@@ -377,6 +378,7 @@ async def test_errors_have_openais_shape_on_its_routes_and_ours_elsewhere(
     [
         ("GET", "/v1/completions", b"", (405, "method_not_allowed")),
         ("POST", "/v1/models", b"", (405, "method_not_allowed")),
+        ("POST", "/v1/embeddings", b"{}", (404, "not_found")),
         ("POST", "/v1/completions", b"{", (400, "bad_request")),
         ("POST", "/v1/chat/completions", b"x" * (BODY_BYTES_MAX + 1), (413, "payload_too_large")),
     ],
