@@ -15,7 +15,7 @@ from rich.console import Console
 
 from edgeserve.box import first_gpu, look_at_box
 from edgeserve.clock import MonotonicClock
-from edgeserve.config import GatewaySettings, WorkerSettings
+from edgeserve.config import GatewaySettings, WorkerSettings, cache_folder
 from edgeserve.doctor.examined import Answered, Examined, Here, Silent
 from edgeserve.doctor.findings import judge
 from edgeserve.doctor.report import Report, print_report, to_json
@@ -49,7 +49,8 @@ def run_doctor(options: DoctorOptions) -> int:
 
 def _examine(options: DoctorOptions) -> Examined:
     model = options.as_gateway.model or options.as_worker.model
-    here = _look_here(options, files_folder(model))
+    folder = files_folder(model) if model else cache_folder(options.as_worker.cache)
+    here = _look_here(options, folder)
     workers, members = run_on_loop(_visit(options.as_gateway))
     plan = _model_and_plan(options.as_gateway, model, members) if model else None
     return Examined(here=here, workers=workers, plan=plan)

@@ -7,7 +7,7 @@ import sys
 
 from edgeserve.box import first_gpu, look_at_box
 from edgeserve.clock import MonotonicClock
-from edgeserve.config import Address, WorkerSettings
+from edgeserve.config import Address, WorkerSettings, cache_folder
 from edgeserve.errors import BadSettings
 from edgeserve.hugging_face.find import files_folder
 from edgeserve.wire.loop import run_on_loop, told_to_end
@@ -27,7 +27,8 @@ def run_worker(settings: WorkerSettings) -> int:
     check_exposure(settings.listen, settings.token, settings.insecure)
     clock = MonotonicClock()
     device = open_device(settings, clock)
-    box = look_at_box(files_folder(settings.model), first_gpu())
+    folder = files_folder(settings.model) if settings.model else cache_folder(settings.cache)
+    box = look_at_box(folder, first_gpu())
     run_on_loop(_serve(settings, device, WorkerHandler(device, settings, clock, box)))
     return 0
 

@@ -49,6 +49,14 @@ def test_a_box_alone_is_well_and_needs_no_workers(capsys: pytest.CaptureFixture[
     assert "verdict: all is well" in table
 
 
+def test_without_a_model_the_disk_is_that_of_the_cache(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EDGESERVE_CACHE", "/proc/cache")  # on which nothing is ever free
+    _, document, _ = alone(capsys)
+    assert document["boxes"][0]["disk_free_bytes"] == 0
+
+
 def test_without_json_the_table_is_the_output(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["doctor"]) == WELL
     assert capsys.readouterr().out.splitlines()[-1] == "verdict: all is well"
