@@ -34,7 +34,7 @@ ASKED = (
 )  # fmt: skip
 MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
 """Requests that the document allows, and others."""
-CASES = int(os.environ.get("OPENAPI_CASES", "240")) // (len(GENERATING) * len(MODES))
+CASES = int(os.environ.get("OPENAPI_CASES", "300")) // (len(GENERATING) * len(MODES))
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
