@@ -110,8 +110,8 @@ class WorkerClient:
             code, details = grpc.StatusCode.UNAVAILABLE, "the connection broke"
         if code in _NOT_THERE:
             return StageUnavailable(
-                f"worker {worker} cannot be reached ({details or code}); is it running, and is the "
-                "address right?",
+                f"worker {worker} cannot be reached ({details or code}); see that it runs, and "
+                "that the address is right",
                 worker=worker,
             )
         if code is grpc.StatusCode.UNIMPLEMENTED:
