@@ -96,7 +96,7 @@ function drawFigures({ requests, pages, generated_tokens: generated, ...rest }) 
 
 const drawRate = onChange((tokensPerSecond) => {
   byId("sparkline").replaceChildren(sparkline(tokensPerSecond));
-  say(byId("rate-most"), `at most ${count(Math.max(...tokensPerSecond))} in 2 min`);
+  say(byId("rate-most"), `peak ${count(Math.max(...tokensPerSecond))} in 2 min`);
 });
 
 // What the drawing shows: without what changes each second for other reasons.
