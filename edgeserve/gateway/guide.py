@@ -68,21 +68,19 @@ class Guides:
         return await self.json_schema(ANY_OBJECT)
 
     async def json_schema(self, schema: Mapping[str, Any]) -> TokenGuide:
-        return await self.lark(f"start: {json_rule(schema)}")
+        (rule,) = json_rules([schema])
+        return await self.lark(f"start: {rule}")
 
     async def regex(self, pattern: str) -> TokenGuide:
         """The whole answer matches `pattern`: Rust's dialect, whose digits are 0 to 9 here."""
+        _refuse_large(pattern)
         return await self.lark(await asyncio.to_thread(_regex_rule, pattern))
 
     async def lark(self, text: str) -> TokenGuide:
         """Raises Unprocessable with what is wrong with it. Compiled in a thread: the limits allow a
         second of work, and all of it is done without holding the interpreter.
         """
-        size = len(text.encode())
-        if size > GRAMMAR_BYTES_MAX:
-            raise Unprocessable(
-                f"the grammar has {size} bytes; at most {GRAMMAR_BYTES_MAX} are read: ask for less"
-            )
+        _refuse_large(text)
         if not self._eos_ids:
             raise Unprocessable(
                 "this model has no token that ends a text, so it cannot end an answer that is "
@@ -174,18 +172,30 @@ def _regex_rule(pattern: str) -> str:
     return f"start: /{regex_to_lark(pattern, use_ascii='d')}/"
 
 
-def json_rule(schema: Mapping[str, Any]) -> str:
-    """A schema, as it stands in a grammar in Lark's dialect. Raises Unprocessable if it asks for
-    work that llguidance does not bound.
+def json_rules(
+    schemas: Sequence[Mapping[str, Any]], spacing: Mapping[str, Any] = NO_WHITESPACE
+) -> list[str]:
+    """Schemas, as they stand beside one another in a grammar in Lark's dialect. Raises
+    Unprocessable if they ask for work that llguidance does not bound.
     """
-    _refuse_costly(schema)
-    return f"%json {json.dumps({**schema, **NO_WHITESPACE})}"
+    rules = [f"%json {json.dumps({**schema, **spacing})}" for schema in schemas]
+    _refuse_large("".join(rules))  # before they are walked through
+    _refuse_costly(schemas)
+    return rules
 
 
-def _refuse_costly(schema: Mapping[str, Any]) -> None:
+def _refuse_large(text: str) -> None:
+    size = len(text.encode())
+    if size > GRAMMAR_BYTES_MAX:
+        raise Unprocessable(
+            f"the grammar has {size} bytes; at most {GRAMMAR_BYTES_MAX} are read: ask for less"
+        )
+
+
+def _refuse_costly(schemas: Sequence[Mapping[str, Any]]) -> None:
     divisors: list[int] = []
     patterns = 0
-    pending: list[Any] = [schema]
+    pending: list[Any] = [*schemas]
     while pending:
         part = pending.pop()
         if isinstance(part, Mapping):
@@ -197,11 +207,14 @@ def _refuse_costly(schema: Mapping[str, Any]) -> None:
             pending += part
     if patterns > PATTERN_PROPERTIES_MAX:
         raise _refused(f"it has {patterns} patternProperties, of at most {PATTERN_PROPERTIES_MAX}")
-    if len(divisors) * math.lcm(*divisors) > MULTIPLES_MAX:
-        raise _refused(
-            f"it has {len(divisors)} multipleOf; their number times what all of them divide may be "
-            f"at most {MULTIPLES_MAX}"
-        )
+    divided = 1
+    for divisor in divisors:
+        divided = math.lcm(divided, divisor)
+        if len(divisors) * divided > MULTIPLES_MAX:  # at once: it may grow to a million digits
+            raise _refused(
+                f"it has {len(divisors)} multipleOf; their number times what all of them divide "
+                f"may be at most {MULTIPLES_MAX}"
+            )
 
 
 def _divisor(number: Any) -> list[int]:

@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from edgeserve.gateway.refusal import shown
+from edgeserve.gateway.guide import json_rules
+from edgeserve.gateway.refusal import cut, shown
 from edgeserve.gateway.request import STRICT
 from edgeserve.gateway.tool_call import CallFinder, Syntax
 
@@ -208,7 +209,7 @@ class ToolFields(BaseModel):
                 )
         if self.tool_choice not in (None, "none", "auto") and not self.forced:
             known = f"known are {shown(', '.join(names))}" if names else "there are no tools"
-            yield f"tool_choice is {json.dumps(self.tool_choice)}, but {known}"
+            yield f"tool_choice is {cut(json.dumps(self.tool_choice))}, but {known}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +227,9 @@ class ToolUse:
         return CallFinder(self.syntax, names, calls_max=1 if self._calls_once else None)
 
     def grammar(self) -> str | None:
-        """In llguidance's dialect of Lark; None if the model may say what it wants."""
+        """In llguidance's dialect of Lark; None if the model may say what it wants. Raises
+        Unprocessable for schemas that ask for too much work.
+        """
         forced = self.asked.forced
         if not forced:
             return None
@@ -234,7 +237,8 @@ class ToolUse:
         more = "" if self._calls_once else f" ({joint} call)*"
         kinds = [f"f{i}" for i in range(len(forced))]
         rules = [f"start: call{more}", f"call: {self._within_tags(' | '.join(kinds))}"]
-        calls = (self._written(tool.function) for tool in forced)
+        schemas = json_rules([tool.function.schema_ for tool in forced], SPACED)
+        calls = (self._written(t.function.name, s) for t, s in zip(forced, schemas, strict=True))
         return "\n".join([*rules, *map("{}: {}".format, kinds, calls)])
 
     @property
@@ -247,7 +251,6 @@ class ToolUse:
         tags = (self.syntax.opening + "\n", "\n" + self.syntax.closing)
         return f"{json.dumps(tags[0])} ({rule}) {json.dumps(tags[1])}"
 
-    def _written(self, function: Function) -> str:
-        head = f'{{"name": "{function.name}", "{self.syntax.arguments}": '
-        schema = json.dumps({**function.schema_, **SPACED})
-        return f'{json.dumps(head)} %json {schema} "}}"'
+    def _written(self, name: str, arguments: str) -> str:
+        head = f'{{"name": "{name}", "{self.syntax.arguments}": '
+        return f'{json.dumps(head)} {arguments} "}}"'

@@ -190,6 +190,13 @@ HOSTILE: dict[str, Callable[[Guides], Any]] = {
     "many divisors": lambda g: g.json_schema(
         {"prefixItems": [{"type": "number", "multipleOf": 0.0997}] * 60}
     ),
+    "divisors of 4,000 digits": lambda g: g.json_schema(
+        {"allOf": [{"multipleOf": 10**4000 + each} for each in range(1, 16, 2)]}
+    ),
+    "500 of them": lambda g: g.json_schema(
+        {"allOf": [{"multipleOf": 10**4000 + each} for each in range(1, 1001, 2)]}
+    ),
+    "half a million parts": lambda g: g.json_schema({"enum": [[]] * 500_000}),
     "no such type": lambda g: g.json_schema({"type": "strin"}),
     "a reference to itself": lambda g: g.json_schema({"$ref": "#"}),
     "a schema elsewhere": lambda g: g.json_schema({"$ref": "http://127.0.0.1:9/schema"}),
@@ -198,6 +205,7 @@ HOSTILE: dict[str, Callable[[Guides], Any]] = {
     "no regex": lambda g: g.regex("(((("),
     "no grammar": lambda g: g.lark("start: ("),
     "too much of it": lambda g: g.regex("a" * (GRAMMAR_BYTES_MAX + 1)),
+    "far too much of it": lambda g: g.regex("a" * 2_000_000),
 }  # fmt: skip
 
 

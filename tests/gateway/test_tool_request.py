@@ -99,6 +99,7 @@ def refusal(**fields: Any) -> str:
         ({"tool_choice": "any", "tools": TOOLS}, 'tool_choice is "any", but must be none, auto'),
         ({"tool_choice": {"type": "function"}, "tools": TOOLS}, "tool_choice is an object of 1"),
         ({"tool_choice": calling("then"), "tools": TOOLS}, 'but known are "weather, now"'),
+        ({"tool_choice": calling("x" * 10**6), "tools": TOOLS}, 'but known are "weather, now"'),
         ({"parallel_tool_calls": 1}, "parallel_tool_calls is 1, but must be true or false"),
         (
             {"tools": TOOLS, "response_format": {"type": "json_object"}},
@@ -314,6 +315,25 @@ async def test_a_call_is_written_as_templates_write_those_that_were(tmp_path: Pa
     question = {"template": template, "variables": {"messages": function}}
     written = chat_render.answer(question)["text"]
     assert spoken(guide, tokenizer, 0) == f"<tool_call>\n{written}\n</tool_call>"
+
+
+@pytest.mark.parametrize(
+    ("each", "words"),
+    [
+        ({"type": "integer", "multipleOf": 29_989}, "2 multipleOf"),
+        ({"patternProperties": {f"^{i}$": {} for i in range(40)}}, "80 patternProperties"),
+        ({"enum": ["x" * 40_000]}, "at most 65536 are read"),
+    ],
+)
+def test_arguments_ask_for_no_more_work_than_other_schemas(
+    each: dict[str, Any], words: str
+) -> None:
+    """Of all functions together: their grammar is one."""
+    tools = [tool(name, parameters={"properties": {"x": each}}) for name in "fg"]
+    use = use_of(TAGGED, tools=tools, tool_choice="required")
+    with pytest.raises(Unprocessable, match=words):
+        use.grammar()
+    assert use_of(TAGGED, tools=tools).grammar() is None, "free, it costs nothing"
 
 
 def test_where_the_model_may_choose_it_is_free() -> None:
