@@ -116,16 +116,16 @@ class OpenAI:
         asked = parse_openai(await request.body(), CompletionRequest)
         self._refuse_other_model(asked.model)
         prompts = [await self._tokens(each) for each in asked.prompt]
-        echoes = [
+        guide = await self._guide(asked)
+        orders = self._orders(
+            self._completions, prompts, asked, received_s, tenant=_tenant(request), guide=guide
+        )
+        echoes = [  # of prompts that fit the model: what does not is not worth its decoding
             self._text(each) if asked.echo else ""
             for each in asked.prompt
             for _ in range(asked.count)
         ]
         form = Completions(self._parts.tokenizer, echoes, logprobs=asked.logprobs)
-        guide = await self._guide(asked)
-        orders = self._orders(
-            self._completions, prompts, asked, received_s, tenant=_tenant(request), guide=guide
-        )
         return await self._answer(request, asked, form, orders)
 
     async def chat(self, request: Request) -> Response:

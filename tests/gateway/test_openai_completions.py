@@ -119,6 +119,17 @@ async def test_an_echo_goes_before_the_text_once(client: httpx.AsyncClient) -> N
     assert [chunk["choices"][0]["text"] for chunk in chunks] == ["aba", "b"]
 
 
+async def test_a_prompt_that_does_not_fit_is_not_decoded_to_be_echoed(
+    client: httpx.AsyncClient, parts: GatewayParts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A million of its tokens would hold up everybody's for a second."""
+    decoded: list[Any] = []
+    monkeypatch.setattr(parts.tokenizer, "decode", decoded.append)
+    error = await refused(client, prompt=[104] * 65, max_tokens=1, echo=True)
+    assert "the prompt has 65 tokens" in error["message"]
+    assert decoded == []
+
+
 async def test_16_tokens_come_unless_told_otherwise(
     client: httpx.AsyncClient, engine: FakeEngine
 ) -> None:
