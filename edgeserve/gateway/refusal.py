@@ -15,12 +15,13 @@ from edgeserve.errors import BadRequest
 
 PROBLEMS_MAX = 10
 ECHO_CHARACTERS_MAX = 200
+LEVELS_SPARE = 64  # what is made of a document is some levels deeper, and farther down the stack
 
 
 def parse_json(body: bytes) -> Any:
     """Whatever it holds. NaN and Infinity pass: they are refused where they stand, by name."""
     try:
-        return json.loads(body.decode())
+        return parsed(body.decode())
     except UnicodeDecodeError as error:
         raise BadRequest(
             f"the body is not UTF-8: byte 0x{body[error.start]:02x} at offset {error.start}; "
@@ -30,6 +31,17 @@ def parse_json(body: bytes) -> Any:
         raise BadRequest("the body is nested too deeply; a request needs 5 levels") from None
     except ValueError as error:
         raise BadRequest(f"the body is not JSON: {cut(str(error))}; send one object") from None
+
+
+def parsed(text: str) -> Any:
+    """What JSON says, if it leaves levels to whoever writes it out again or looks through it.
+
+    Raises ValueError, or RecursionError if it is nested too deeply.
+    """
+    document = json.loads(text)
+    if text.count("{") + text.count("[") > LEVELS_SPARE:  # or it cannot be deep
+        json.loads("[" * LEVELS_SPARE + text + "]" * LEVELS_SPARE)
+    return document
 
 
 def unknown(path: str, found: Iterable[str], names: Sequence[str]) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from edgeserve.gateway.guide import json_rules
-from edgeserve.gateway.refusal import cut, shown
+from edgeserve.gateway.refusal import cut, parsed, shown
 from edgeserve.gateway.request import STRICT
 from edgeserve.gateway.tool_call import CallFinder, Syntax
 
@@ -63,7 +63,7 @@ def _naming(name: Any) -> dict[str, Any]:
 def _object(text: Any) -> Any:
     """Templates write arguments as JSON, and so want what they hold."""
     try:
-        arguments = json.loads(text or "{}")
+        arguments = parsed(text or "{}")
     except (TypeError, RecursionError):
         raise ValueError from None
     json.dumps(arguments, ensure_ascii=False, allow_nan=False).encode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -229,3 +230,43 @@ async def test_a_grammar_that_cannot_be_is_refused(model: Callable[..., httpx.As
     answer = await model("x").post("/v1/chat/completions", json=body)
     assert answer.status_code == 422, answer.text
     assert "the grammar cannot be followed" in answer.json()["error"]["message"]
+
+
+def sent(**fields: Any) -> str:
+    return json.dumps({"messages": HELLO, "tools": TOOLS, **fields})
+
+
+def function(**fields: Any) -> dict[str, Any]:
+    return {"type": "function", "function": fields}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("body", "of_text"),
+    [
+        (sent(tools=[function(name="f", parameters="DEEP")]), False),
+        (sent(tool_choice=function(name="DEEP")), False),
+        (
+            sent(
+                messages=[
+                    {
+                        "role": "assistant",
+                        "tool_calls": [{"id": "x", **function(name="f", arguments="DEEP")}],
+                    }
+                ]
+            ),
+            True,
+        ),
+    ],
+    ids=["tools", "tool_choice", "arguments"],
+)
+async def test_what_is_too_deep_is_so_before_it_is_used(
+    body: str, of_text: bool, model: Callable[..., httpx.AsyncClient]
+) -> None:
+    client, statuses = model(), set()
+    for depth in range(sys.getrecursionlimit() - 300, sys.getrecursionlimit()):
+        deep = '{"a":' * depth + "1" + "}" * depth
+        content = body.replace('"DEEP"', json.dumps(deep) if of_text else deep)
+        answer = await client.post("/v1/chat/completions", content=content)
+        statuses.add(answer.status_code)
+    assert statuses <= {400, 422}
