@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,15 @@ PATTERN_PROPERTIES_MAX = 64
 MULTIPLES_MAX = 50_000
 """How many `multipleOf`, times what all of them divide. An expression counts up to it, and it is
 made before llguidance's limits look: 500,000 take 7 s and 230 MB."""
+PATTERNS_MET_MAX = 8
+"""Where a text may have to match several `pattern`, llguidance looks for one that does. 8 take
+0.05 s, 12 take 1.4 s and 60 MB, and 22 took 19 s and 1 GB (docs/LOG.md)."""
+JOINING = {"allOf", "anyOf", "oneOf", "$ref"}
+"""What a part of a schema says beside them joins what they say."""
+NOT_JOINED = {
+    "type", "title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly",
+    "$comment", "$defs", "definitions", "$schema", "$id",
+}  # fmt: skip
 SAID_CHARACTERS_MAX = 240  # of what llguidance says of a grammar: a sentence, and where
 COMPILED_AT_ONCE = 2
 STEP_FUEL = 50_000
@@ -193,20 +202,39 @@ def _refuse_large(text: str) -> None:
 
 
 def _refuse_costly(schemas: Sequence[Mapping[str, Any]]) -> None:
-    divisors: list[int] = []
-    patterns = 0
+    parts = [*_parts(schemas)]
+    named = [part.get("patternProperties") for part in parts]
+    patterns = sum(len(each) for each in named if isinstance(each, Mapping))
+    if patterns > PATTERN_PROPERTIES_MAX:
+        raise _refused(f"it has {patterns} patternProperties, of at most {PATTERN_PROPERTIES_MAX}")
+    met = sum("pattern" in part for part in parts) if any(map(_joins, parts)) else 0
+    if met > PATTERNS_MET_MAX:
+        raise _refused(
+            f"it has {met} pattern, and parts that are joined: then at most {PATTERNS_MET_MAX}"
+        )
+    _refuse_multiples([each for part in parts for each in _divisor(part.get("multipleOf"))])
+
+
+def _parts(schemas: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """All objects within them."""
     pending: list[Any] = [*schemas]
     while pending:
         part = pending.pop()
         if isinstance(part, Mapping):
-            divisors += _divisor(part.get("multipleOf"))
-            named = part.get("patternProperties")
-            patterns += len(named) if isinstance(named, Mapping) else 0
+            yield part
             pending += part.values()
         elif isinstance(part, list):
             pending += part
-    if patterns > PATTERN_PROPERTIES_MAX:
-        raise _refused(f"it has {patterns} patternProperties, of at most {PATTERN_PROPERTIES_MAX}")
+
+
+def _joins(part: Mapping[str, Any]) -> bool:
+    """Whether it, or what it refers to, has to be matched together with something else."""
+    every = part.get("allOf")
+    several = isinstance(every, list) and len(every) > 1
+    return several or (not JOINING.isdisjoint(part) and len(part.keys() - NOT_JOINED) > 1)
+
+
+def _refuse_multiples(divisors: Sequence[int]) -> None:
     divided = 1
     for divisor in divisors:
         divided = math.lcm(divided, divisor)

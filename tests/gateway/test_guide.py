@@ -173,6 +173,13 @@ def nested(depth: int) -> dict[str, Any]:
     return schema
 
 
+def in_choices(depth: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    for i in range(depth):
+        schema = {"pattern": f"a.{{{i}}}b", "anyOf": [schema]}
+    return schema
+
+
 HOSTILE: dict[str, Callable[[Guides], Any]] = {
     "nested": lambda g: g.json_schema(nested(400)),
     "a huge enum": lambda g: g.json_schema({"enum": [f"{i}" for i in range(100_000)]}),
@@ -197,6 +204,14 @@ HOSTILE: dict[str, Callable[[Guides], Any]] = {
         {"allOf": [{"multipleOf": 10**4000 + each} for each in range(1, 1001, 2)]}
     ),
     "half a million parts": lambda g: g.json_schema({"enum": [[]] * 500_000}),
+    "patterns that meet": lambda g: g.json_schema(
+        {"allOf": [{"pattern": f"a.{{{i}}}b"} for i in range(22)]}
+    ),
+    "patterns that meet in what they refer to": lambda g: g.json_schema(
+        {"$ref": "#/$defs/0", "$defs": {f"{i}": {"pattern": f"a.{{{i}}}b", "$ref":
+                                                 f"#/$defs/{i + 1}"} for i in range(22)}}
+    ),
+    "patterns that meet in a choice": lambda g: g.json_schema(in_choices(22)),
     "no such type": lambda g: g.json_schema({"type": "strin"}),
     "a reference to itself": lambda g: g.json_schema({"$ref": "#"}),
     "a schema elsewhere": lambda g: g.json_schema({"$ref": "http://127.0.0.1:9/schema"}),
@@ -247,6 +262,19 @@ async def test_what_people_count_in_may_be_asked_for(multiple: float, guides: Gu
     prices = {"type": "number", "minimum": 0, "multipleOf": multiple}
     guide = await guides.json_schema({"type": "array", "prefixItems": [prices] * 20})
     assert allowed(guide, VOCAB) == [ord("[")]
+
+
+async def test_any_number_of_texts_may_have_a_pattern(guides: Guides) -> None:
+    """As long as each has one alone."""
+    kinds = {f"{i}": {"type": "string", "pattern": f"^{i}[0-9]{{2,3}}$"} for i in range(30)}
+    properties: dict[str, Any] = {
+        name: {"$ref": f"#/$defs/{name}", "description": "x"} for name in kinds
+    }
+    properties["more"] = {"allOf": [{"$ref": "#/$defs/0"}], "title": "x"}
+    guide = await guides.json_schema(
+        {"type": "object", "properties": properties, "$defs": kinds, "title": "x"}
+    )
+    assert allowed(guide, VOCAB) == [ord("{")]
 
 
 async def test_a_model_that_cannot_end_cannot_be_guided() -> None:
