@@ -7,8 +7,8 @@ than one part for each worker.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator, Sequence
-from contextlib import closing
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -27,7 +27,6 @@ from edgeserve.wire.supply import (
     Supplied,
     SupplyPart,
     SupplyReply,
-    WantedTensor,
     decode_reply,
     encode_manifest,
     encode_part,
@@ -52,7 +51,11 @@ class Delivery:
 
 
 class Supplier:
-    """Has the tensors of one model. `cache` keeps their hashes."""
+    """Has the tensors of one model. `cache` keeps their hashes.
+
+    What the model is, it reads once: stages that come back later are told the same, whatever became
+    of the folder meanwhile.
+    """
 
     def __init__(self, source: ModelSource, cache: Path) -> None:
         self._source = source
@@ -71,47 +74,29 @@ class Supplier:
     async def supply(
         self, client: WorkerClient, order: LoadOrder, on_progress: OnProgress
     ) -> tuple[LoadOrder, Delivery]:
-        """Until the worker has all tensors of its stage. The order names them now.
-
-        Raises BadModel for files that cannot be read here, and what the worker says.
-        """
-        try:
-            return await self._supply(client, order, on_progress)
-        except OSError as error:
-            raise BadModel(f"{self._source.folder} cannot be read: {error}") from None
-
-    async def _supply(
-        self, client: WorkerClient, order: LoadOrder, on_progress: OnProgress
-    ) -> tuple[LoadOrder, Delivery]:
+        """Until the worker has all tensors of its stage. The order names them now."""
         assert self._source.folder is not None
-        loop = asyncio.get_running_loop()
         found = await asyncio.to_thread(
             find_tensors, self._source.folder, self._source.spec, order.stage
         )
-
-        def tell(step: LoadProgress) -> None:
-            loop.call_soon_threadsafe(on_progress, step)
-
-        tensors = await asyncio.to_thread(_hashed, found, FileHashes(self._cache), tell)
+        tensors = await _hashed(found, FileHashes(self._cache), on_progress)
         order = replace(order, weights_hash=weights_hash(tensors))
         manifest = Manifest(order=order, tensors=tensors)
         return order, await _deliver(client, manifest, found, on_progress)
 
 
-def _hashed(
+async def _hashed(
     found: Sequence[FoundTensor], hashes: FileHashes, on_progress: OnProgress
 ) -> tuple[ManifestTensor, ...]:
+    """One after the other: a gateway that ends waits for its threads, so for no more than one."""
     total_bytes, done_bytes = sum(each.stored.bytes for each in found), 0
     tensors = []
     for each in found:
         stored = each.stored
+        with _our_errors(stored):
+            sha256 = await asyncio.to_thread(hashes.sha256, stored)
         tensors.append(
-            ManifestTensor(
-                name=stored.name,
-                dtype=stored.dtype,
-                shape=stored.shape,
-                sha256=hashes.sha256(stored),
-            )
+            ManifestTensor(name=stored.name, dtype=stored.dtype, shape=stored.shape, sha256=sha256)
         )
         done_bytes += stored.bytes
         on_progress(LoadProgress(bytes_done=done_bytes, bytes_total=total_bytes, doing="hashing"))
@@ -160,11 +145,14 @@ class _Sending:
         to_come = sum(tensors[each.tensor].bytes - each.offset for each in reply.wanted)
         there_bytes = self._total_bytes - to_come - self.sent_bytes
         for wanted in reply.wanted:
-            with closing(_parts(wanted, self._found[wanted.tensor].stored)) as parts:
-                while (part := await asyncio.to_thread(next, parts, None)) is not None:
-                    await self._in_time(self._stream.send(encode_part(part)))
-                    self.sent_bytes += len(part.payload)
-                    self._tell("streaming", there_bytes + self.sent_bytes)
+            stored, offset = self._found[wanted.tensor].stored, wanted.offset
+            while offset < stored.bytes:
+                payload = await asyncio.to_thread(_payload, stored, offset)
+                part = SupplyPart(tensor=wanted.tensor, offset=offset, payload=payload)
+                await self._in_time(self._stream.send(encode_part(part)))
+                offset += len(payload)
+                self.sent_bytes += len(payload)
+                self._tell("streaming", there_bytes + self.sent_bytes)
 
     def _tell(self, doing: str, done_bytes: int) -> None:
         step = LoadProgress(bytes_done=done_bytes, bytes_total=self._total_bytes, doing=doing)
@@ -183,17 +171,28 @@ class _Sending:
             ) from None
 
 
-def _parts(wanted: WantedTensor, stored: StoredTensor) -> Generator[SupplyPart]:
-    """What is wanted of a tensor, in order."""
-    offset = wanted.offset
-    with stored.path.open("rb", buffering=0) as file:
+def _payload(stored: StoredTensor, offset: int) -> bytes:
+    """What a part holds from there on. The file is opened for each, which is little beside reading
+    2 MiB: so nothing stays open when nobody waits for it any more.
+    """
+    with _our_errors(stored), stored.path.open("rb", buffering=0) as file:
         file.seek(stored.start_byte + offset)
-        while offset < stored.bytes:
-            payload = file.read(min(PAYLOAD_BYTES_MAX, stored.bytes - offset))
-            if not payload:
-                raise BadModel(
-                    f"{stored.path} ends in the midst of tensor {stored.name}: it has changed "
-                    "since it was looked at; start the gateway again"
-                )
-            yield SupplyPart(tensor=wanted.tensor, offset=offset, payload=payload)
-            offset += len(payload)
+        payload = file.read(min(PAYLOAD_BYTES_MAX, stored.bytes - offset))
+    if not payload:
+        raise BadModel(
+            f"{stored.path} ends in the midst of tensor {stored.name}: it has changed since it was "
+            "looked at; start the gateway again"
+        )
+    return payload
+
+
+@contextmanager
+def _our_errors(stored: StoredTensor) -> Iterator[None]:
+    """A disk that fails or is gone keeps a stage away, and no longer than it is so."""
+    try:
+        yield
+    except OSError as error:
+        raise BadModel(
+            f"{error.filename or stored.path} cannot be read: {error.strerror}; the workers get "
+            "their weights from there"
+        ) from None

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import json
 import os
+import shutil
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -126,16 +132,90 @@ async def test_weights_that_are_damaged_here_are_named_before_a_worker_hears_of_
         assert handler.manifests == []
 
 
-async def test_a_file_that_cannot_be_read_is_the_folders_fault(
+def on_reading(monkeypatch: pytest.MonkeyPatch, do: Callable[[], None]) -> None:
+    """`do` comes before the weights are opened to be hashed or sent."""
+    really = Path.open
+
+    def opened(path: Path, mode: str = "r", buffering: int = -1, **more: Any) -> Any:
+        if buffering == 0:
+            do()
+        return really(path, mode, buffering, **more)
+
+    monkeypatch.setattr(Path, "open", opened)
+
+
+async def test_who_leaves_while_files_are_hashed_leaves_all_but_one_tensor_unread(
     box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_self: FileHashes, _stored: StoredTensor) -> str:
-        raise OSError(5, "Input/output error")
+    began, go_on, hashed = threading.Event(), threading.Event(), list[str]()
 
-    monkeypatch.setattr(FileHashes, "sha256", fail)
+    def hash_slowly(_hashes: FileHashes, stored: StoredTensor) -> str:
+        hashed.append(stored.name)
+        began.set()
+        go_on.wait(10)
+        return "0" * 64
+
+    monkeypatch.setattr(FileHashes, "sha256", hash_slowly)
     async with serving(FakeHandler()) as client:
-        with pytest.raises(BadModel, match=f"{box.folder} cannot be read: .*Input/output error"):
+        task = asyncio.create_task(delivered(box, client))
+        await asyncio.to_thread(began.wait, 10)
+        task.cancel()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.get_running_loop().shutdown_default_executor()
+
+    assert len(hashed) == 1
+
+
+async def test_who_leaves_while_a_part_is_read_just_leaves(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, go_on = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        began.set()
+        go_on.wait(10)
+
+    async with serving(FakeHandler()) as client:
+        await delivered(box, client)  # hashes
+    async with serving(FakeHandler()) as client:
+        on_reading(monkeypatch, wait)
+        task = asyncio.create_task(delivered(box, client))
+        await asyncio.to_thread(began.wait, 10)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        go_on.set()
+
+
+@pytest.mark.parametrize("hashed_before", [False, True])
+async def test_a_disk_that_fails_is_an_error_that_names_the_file(
+    box: Box, monkeypatch: pytest.MonkeyPatch, hashed_before: bool
+) -> None:
+    def fail() -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    async with serving(FakeHandler()) as client:
+        if hashed_before:
             await delivered(box, client)
+    async with serving(FakeHandler()) as client:
+        on_reading(monkeypatch, fail)
+        with pytest.raises(BadModel, match=r"model\.safetensors cannot be read: Input/output"):
+            await delivered(box, client)
+
+
+async def test_a_stage_that_comes_back_is_told_the_same_though_the_folder_is_gone(
+    box: Box,
+) -> None:
+    supplier, order = box.supplier, box.order
+    shutil.rmtree(box.folder)
+
+    assert supplier.can_supply, "and not: workers find it by themselves, and drop what they hold"
+    assert supplier.told(replace(order, config=b"")) == order
+    async with serving(FakeHandler()) as client:
+        with pytest.raises(BadModel, match="no weights"):
+            await supplier.supply(client, order, lambda _step: None)
 
 
 def test_only_a_folder_with_weights_can_supply(box: Box) -> None:
