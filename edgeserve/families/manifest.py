@@ -47,6 +47,8 @@ def sources_of(
     every tensor once, each of its shape. So a manifest asks for no more memory or disk than the
     model that was planned for.
     """
+    if len(stage.layers) > len(tensors):  # its sources alone might not fit in memory
+        raise WireError(f"the manifest has {len(tensors)} tensors for {len(stage.layers)} layers")
     sources = {each.name: each for each in stage_tensors(spec, stage)}
     names = [each.name for each in tensors]
     if sorted(names) != sorted(sources):

@@ -341,6 +341,8 @@ def _slice(
 
 
 def check_same_model(source: ModelSource, order: LoadOrder) -> None:
+    if order.stage.layers.end > source.spec.layers:
+        raise WireError(f"{order.stage} is none of a model of {source.spec.layers} layers")
     if source.spec.spec_hash != order.spec_hash:
         raise WireError(
             f"the model {source.name!r} here is {source.spec.family} with {source.spec.layers} "

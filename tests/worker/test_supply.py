@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from edgeserve.cache.blobs import BlobCache
 from edgeserve.errors import BadModel, DoesNotFit, WireError
-from edgeserve.families.stage import cut
+from edgeserve.families.stage import LayerRange, cut
 from edgeserve.wire.supply import PAYLOAD_BYTES_MAX, Manifest, Supplied, SupplyPart
 from edgeserve.worker.supply import LocalFolder, Supply
 from tests.model.tiny import save_tiny
@@ -299,6 +299,11 @@ def _strange(manifest: Manifest) -> Manifest:
     return replace(manifest, tensors=(strange, *manifest.tensors[1:]))
 
 
+def _endless(manifest: Manifest) -> Manifest:
+    stage = replace(manifest.order.stage, layers=LayerRange(0, 4 * 10**9))
+    return replace(manifest, order=replace(manifest.order, stage=stage))
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -308,6 +313,7 @@ def _strange(manifest: Manifest) -> Manifest:
         (_huge, r"\[1099511627776, 1048576\]; it should be \["),
         (_strange, "'F64'.* as F32, F16, BF16"),
         (lambda it: replace(it, order=replace(it.order, weights_hash="0")), "its order says '0'"),
+        (_endless, "19 tensors for 4000000000 layers"),
     ],
 )
 def test_a_manifest_of_anything_but_the_stage_is_refused(
