@@ -25,7 +25,6 @@ from edgeserve.families.folder import ModelSource, told_model
 from edgeserve.families.spec import Dtype, ModelSpec
 from edgeserve.families.stage import Stage
 from edgeserve.hugging_face.find import open_fetched
-from edgeserve.hugging_face.reference import hub_model
 from edgeserve.schedule.micro_batch import Segment
 from edgeserve.timing.hop import StageTime
 from edgeserve.wire.frame import Frame, FrameResult, Sampled
@@ -192,9 +191,12 @@ def load_paced(
 
 
 def _opened(order: LoadOrder, model: str) -> ModelSource:
-    """By the gateway's config.json where there is no folder: no weights are needed."""
-    is_here = not order.config or Path(model).expanduser().is_dir() or hub_model(model) is not None
-    return open_fetched(model) if is_here else told_model(model, order.config)
+    """By the gateway's config.json where the folder that it names is not here: no weights are
+    needed. What this worker was given by itself has to be here, as for any other.
+    """
+    path = Path(model)
+    is_told = order.config and model == order.model and path.is_absolute() and not path.is_dir()
+    return told_model(model, order.config) if is_told else open_fetched(model)
 
 
 def _keys_read(spec: ModelSpec, segment: Segment) -> int:

@@ -11,12 +11,12 @@ import pytest
 
 from edgeserve.clock import ManualClock, MonotonicClock
 from edgeserve.config import WorkerSettings
-from edgeserve.errors import BadSettings, WireError
-from edgeserve.families.folder import open_model
+from edgeserve.errors import BadModel, BadSettings, WireError
+from edgeserve.families.folder import open_model, told_model
 from edgeserve.families.sampling import Sampling
 from edgeserve.families.shapes import SHAPES
 from edgeserve.families.spec import Dtype
-from edgeserve.families.stage import Stage, cut
+from edgeserve.families.stage import LayerRange, Stage, cut
 from edgeserve.plan.facts import WorkerFacts
 from edgeserve.plan.planner import make_plan
 from edgeserve.schedule.micro_batch import Segment
@@ -34,6 +34,12 @@ SPEC = SHAPES["llama-2-13b"]
 FIRST, MIDDLE, LAST = cut((13, 14, 13))
 CARD = CARDS["rtx-3060"]
 WAIT_S = 5.0
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64,
+    "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "intermediate_size": 96, "vocab_size": 100, "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5, "hidden_act": "silu", "torch_dtype": "float16",
+}  # fmt: skip
 
 
 def device(clock: ManualClock | MonotonicClock, **settings: int) -> Device:
@@ -303,13 +309,7 @@ def test_a_guided_answer_gets_what_its_mask_allows(tmp_path: Path) -> None:
 
 def test_no_weights_are_needed_but_the_same_model_is(tmp_path: Path) -> None:
     clock = ManualClock()
-    config = {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64,
-        "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
-        "intermediate_size": 96, "vocab_size": 100, "max_position_embeddings": 64,
-        "rms_norm_eps": 1e-5, "hidden_act": "silu", "torch_dtype": "float16",
-    }  # fmt: skip
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
 
     stage = loaded(clock, cut((2, 2))[0], str(tmp_path))
 
@@ -317,6 +317,30 @@ def test_no_weights_are_needed_but_the_same_model_is(tmp_path: Path) -> None:
     other = replace(order(), spec_hash="another")
     with pytest.raises(WireError, match="give both the same folder"):
         load_paced(other, "llama-2-13b", device(clock), lambda _done, _total: None, clock)
+
+
+def test_the_gateways_configuration_stands_for_its_folder_and_for_nothing_else(
+    tmp_path: Path,
+) -> None:
+    clock, config = ManualClock(), json.dumps(CONFIG).encode()
+    told = told_model("/gateway/only", config)
+    asked = replace(
+        order(cut((2, 2))[0]), model=told.reference, config=config, spec_hash=told.spec.spec_hash
+    )
+
+    def load(model: str) -> PacedStage:
+        return load_paced(asked, model, device(clock), lambda _done, _total: None, clock)
+
+    assert load(asked.model).source.spec == told.spec
+    with pytest.raises(WireError, match="give both the same folder"):
+        load("llama-2-13b")
+    with pytest.raises(BadModel, match="neither a folder"):
+        load(str(tmp_path / "typo"))
+
+
+def test_layers_that_the_model_does_not_have_are_refused() -> None:
+    with pytest.raises(WireError, match=r"\[0, 4000000000\) is none of a model of 40 layers"):
+        loaded(ManualClock(), Stage(LayerRange(0, 4 * 10**9), embedding=True, head=False))
 
 
 def test_its_slice_is_never_taken_for_one_that_computes() -> None:
