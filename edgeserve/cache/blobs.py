@@ -111,7 +111,7 @@ class BlobCache:
         """What others hold; pins of processes that are gone are removed."""
         found: dict[str, int] = {}
         for path in self._pins.iterdir():
-            with path.open("rb") as file:
+            with suppress(FileNotFoundError), path.open("rb") as file:  # it is released unlocked
                 if _lock(file):
                     path.unlink()
                 else:

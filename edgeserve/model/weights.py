@@ -189,7 +189,10 @@ class _Reader:
     def read(self, into: Tensor) -> None:
         view = memoryview(into.view(torch.uint8).view(-1).numpy())  # type: ignore[arg-type]
         while view:
-            count = self._file.readinto(view)
+            try:
+                count = self._file.readinto(view)
+            except OSError as error:
+                raise self._lost(f"cannot be read ({error.strerror}) from") from None
             if not count:
                 raise self._lost(f"is cut short: {len(view)} bytes are missing at the end of")
             if self._sha256:

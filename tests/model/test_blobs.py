@@ -4,9 +4,13 @@ part of one.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
+import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -101,3 +105,23 @@ def test_a_blob_that_is_gone_is_told_as_damage(tiny: GetTiny, tmp_path: Path) ->
 
     with pytest.raises(DamagedWeights, match=f"tensor {found[0].stored.name} is gone"):
         load(found, model, Form(torch.float32))
+
+
+def test_a_blob_that_its_disk_cannot_read_is_told_as_damage(
+    tiny: GetTiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class BadSector(io.FileIO):
+        def readinto(self, _into: object) -> int:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    found = blobs(tiny("llama2"), tmp_path)
+    bad, really = found[3].stored.path, Path.open
+
+    def opened(path: Path, *how: Any, **more: Any) -> Any:
+        return BadSector(path) if path == bad else really(path, *how, **more)
+
+    monkeypatch.setattr(Path, "open", opened)
+    with pytest.raises(DamagedWeights, match=r"cannot be read \(Input/output error\)"):
+        load(found, tiny("llama2"), Form(torch.float32))
+
+    assert not bad.exists()
