@@ -152,19 +152,34 @@ def _module_of(source: TensorSource) -> str:
 def fill(
     filling: Filling, found: Sequence[FoundTensor], on_progress: OnProgress, block_bytes: int
 ) -> None:
-    """Reads every tensor into the rows that it is for, at most `block_bytes` at a time."""
+    """Reads every tensor into the rows that it is for, at most `block_bytes` at a time. Goes on
+    behind a damaged blob: so all that are, are thrown out at once, and not one in each try.
+    """
     total_bytes = sum(each.stored.bytes for each in found)
-    done_bytes = 0
+    done_bytes, damage = 0, list[DamagedWeights]()
     staging = _Staging(block_bytes)
     for each in found:
-        target = filling.rows(each.source)
-        with _Reader(each) as reader:
-            for rows in _blocks(target, each.stored, block_bytes):
-                staging.read(reader, rows)
-                done_bytes += rows.numel() * _STORED[each.stored.dtype].itemsize
-                on_progress(done_bytes, total_bytes)
-            reader.check()
-        filling.filled(each.source)
+        try:
+            for read_bytes in _read(each, filling.rows(each.source), staging):
+                on_progress(done_bytes + read_bytes, total_bytes)
+        except DamagedWeights as error:
+            damage.append(error)
+        else:
+            filling.filled(each.source)
+        done_bytes += each.stored.bytes
+    if damage:
+        raise damage[0]
+
+
+def _read(found: FoundTensor, target: Tensor, staging: _Staging) -> Iterator[int]:
+    """The bytes of it that were read, so far."""
+    with _Reader(found) as reader:
+        done_bytes = 0
+        for rows in _blocks(target, found.stored, staging.block_bytes):
+            staging.read(reader, rows)
+            done_bytes += rows.numel() * _STORED[found.stored.dtype].itemsize
+            yield done_bytes
+        reader.check()
 
 
 class _Reader:
@@ -215,7 +230,7 @@ class _Staging:
     """Brings rows from a file to a parameter, through a buffer unless they can be read in place."""
 
     def __init__(self, block_bytes: int) -> None:
-        self._block_bytes = block_bytes
+        self.block_bytes = block_bytes
         self._buffer: Tensor | None = None
 
     def read(self, reader: _Reader, rows: Tensor) -> None:
@@ -236,7 +251,7 @@ class _Staging:
 
     def _landing(self, size_bytes: int) -> Tensor:
         if self._buffer is None or self._buffer.nbytes < size_bytes:
-            self._buffer = torch.empty(max(size_bytes, self._block_bytes), dtype=torch.uint8)
+            self._buffer = torch.empty(max(size_bytes, self.block_bytes), dtype=torch.uint8)
         return self._buffer[:size_bytes]
 
 

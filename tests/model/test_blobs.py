@@ -86,6 +86,21 @@ def test_a_flipped_bit_is_found_and_its_blob_thrown_away(
     assert sum(each.stored.path.exists() for each in found) == len(found) - 1
 
 
+def test_all_damaged_blobs_are_thrown_away_at_once(tiny: GetTiny, tmp_path: Path) -> None:
+    """A gateway supplies once more, not once more for each of them."""
+    found = blobs(tiny("llama2"), tmp_path)
+    flipped, short, gone = found[0], found[3], found[-1]
+    flipped.stored.path.write_bytes(bytes(flipped.stored.bytes))
+    short.stored.path.write_bytes(bytes(4))
+    gone.stored.path.unlink()
+
+    with pytest.raises(DamagedWeights, match=f"tensor {flipped.stored.name} has SHA-256"):
+        load(found, tiny("llama2"), Form(torch.float32))
+
+    lacking = {each.stored.name for each in found if not each.stored.path.exists()}
+    assert lacking == {each.stored.name for each in (flipped, short, gone)}
+
+
 def test_a_blob_that_is_cut_short_is_thrown_away(tiny: GetTiny, tmp_path: Path) -> None:
     model = tiny("llama2")
     found = blobs(model, tmp_path)
