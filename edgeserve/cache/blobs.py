@@ -230,8 +230,9 @@ class Part:
         return sha256
 
     def close(self) -> None:
-        """What has come is kept."""
-        self._file.close()
+        """What has come is kept. On a full disk, closing tries once more what `append` told of."""
+        with suppress(OSError):
+            self._file.close()
 
 
 def _lock(file: BinaryIO) -> bool:

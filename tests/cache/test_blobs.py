@@ -10,6 +10,7 @@ import os
 import shutil
 import stat
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -138,10 +139,14 @@ class _Full(io.BytesIO):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_disk_that_fills_up_is_said(tmp_path: Path) -> None:
-    part = Part(_Full(b"begun"), tmp_path / "x.0.part", tmp_path / "x")
+@pytest.mark.parametrize("buffer_bytes", [1, io.DEFAULT_BUFFER_SIZE], ids=["long", "short"])
+def test_a_disk_that_fills_up_is_said(tmp_path: Path, buffer_bytes: int) -> None:
+    """Also of a short one, which waits in a buffer and is tried again when that is closed."""
+    file = io.BufferedRandom(_Full(b"begun"), buffer_bytes)  # type: ignore[arg-type]
+    part = Part(file, tmp_path / "x.0.part", tmp_path / "x")
 
-    with pytest.raises(DoesNotFit, match=f"cache {tmp_path} is full: No space left .* is kept"):
+    says = f"cache {tmp_path} is full: No space left .* is kept"
+    with pytest.raises(DoesNotFit, match=says), closing(part):
         part.append(b"more")
 
     assert part.bytes == 5
