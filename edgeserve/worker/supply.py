@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,7 +73,9 @@ class Supply:
         return in_order([*self._here.values(), *cached])
 
     def release(self) -> None:
-        """The cache may forget what was found in it."""
+        """The cache may forget what was found in it, and others go on with what was begun."""
+        while self._begun:
+            self._begun.popitem()[1].close()
         if self._pin is not None:
             self._pin.release()
             self._pin = None
@@ -85,12 +87,11 @@ class Supply:
         async for checked_bytes in self._find_local():
             yield SupplyReply(checked_bytes=checked_bytes)
         lacking = await asyncio.to_thread(self._find_cached)
-        try:
+        with ExitStack() as given_up:
+            given_up.callback(self.release)
             async for wanted in self._bring(lacking, parts):
                 yield SupplyReply(wanted=wanted)
-        finally:
-            for part in self._begun.values():
-                part.close()
+            given_up.pop_all()
         lacking_bytes = sum(self._tensors[place].bytes for place in lacking)
         yield SupplyReply(
             supplied=Supplied(

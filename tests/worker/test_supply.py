@@ -189,6 +189,18 @@ async def test_what_was_cut_off_goes_on_where_it_ended(
     assert supplied.streamed_bytes == again.sent_bytes
 
 
+async def test_what_was_cut_off_keeps_no_room_from_other_workers(
+    box: GatewayBox, cache: BlobCache
+) -> None:
+    box.cut_after = 13
+    supply = new_supply(box, cache)
+    with pytest.raises(WireError, match="ended the stream"):
+        await box.supply(supply)
+
+    other = BlobCache(cache.folder, box.total_bytes)
+    other.reserve({"0" * 64: box.total_bytes}).release()
+
+
 async def test_a_bit_that_flips_on_the_way_is_sent_again(box: GatewayBox, cache: BlobCache) -> None:
     box.flips = {NORM: 1}
     supply = new_supply(box, cache)
