@@ -121,7 +121,7 @@ def test_an_unreachable_worker_is_named_in_time(model: Path, workers: tuple[Addr
         "--workers", f"{workers[0]},{NOBODY}", "--model", str(model), "--connect-timeout", "2"
     )
     assert_says(refused, COULD_NOT, f"worker {NOBODY} cannot be reached")
-    assert time.monotonic() - start_s < 7
+    assert time.monotonic() - start_s < 20, "of the 60 s that it would wait unless told otherwise"
 
 
 def test_a_name_that_nobody_knows_is_named_in_time(model: Path) -> None:
