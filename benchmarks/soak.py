@@ -35,11 +35,13 @@ from edgeserve.probe.prompts import prompt_text
 
 START_S = 120.0
 PROMPT_TOKENS = 32
-NEW_TOKENS = 64
+NEW_TOKENS = (32, 96)
+"""At least, and at most: streams of one length would begin and end in step, as no users do."""
 ALONE = 8  # answers of one stream
 OTHER_RATIO_MAX = 3.0
 LAG_P99_MAX_S = 0.020
 FREE_WITHIN_S = 2.0
+LEAVERS_TOKENS = 640
 AT_ONCE = 100
 """Of the clients that leave; whoever finds the queue full is told so, and has nothing to leave."""
 STAY_S = 1.0
@@ -53,6 +55,7 @@ class Load:
     answers: int
     tokens: int
     seconds: float
+    other_p50_ms: float
     other_p99_ms: float
     lag_p99_s: float
     """A bound of the histogram: the true value is at most this."""
@@ -70,8 +73,9 @@ async def streams(http: httpx.AsyncClient, count: int, seconds: float, answers: 
         turn = 0
         while turn < answers or time.perf_counter() - start_s < seconds:
             text = prompt_text(PROMPT_TOKENS, f"{number}/{turn}")
+            new_tokens = random.Random(text).randint(*NEW_TOKENS)
             answer = await ask(http, Question(
-                text=text, prompt_tokens=PROMPT_TOKENS, new_tokens=NEW_TOKENS
+                text=text, prompt_tokens=PROMPT_TOKENS, new_tokens=new_tokens
             ))  # fmt: skip
             found.append([each["other_ms"] for each in answer.receipt["per_token"]])
             turn += 1
@@ -82,6 +86,7 @@ async def streams(http: httpx.AsyncClient, count: int, seconds: float, answers: 
         answers=len(found),
         tokens=len(others),
         seconds=time.perf_counter() - start_s,
+        other_p50_ms=others[len(others) // 2],
         other_p99_ms=others[int(0.99 * (len(others) - 1))],
         lag_p99_s=_p99({le: n - before[le] for le, n in (await _lags(http)).items()}),
     )
@@ -115,7 +120,7 @@ async def leave(http: httpx.AsyncClient, count: int) -> tuple[Counter[str], floa
 
 async def _visit(http: httpx.AsyncClient, number: int, stay_s: float) -> str:
     """How a client fared that stayed for so long."""
-    parameters = {"max_new_tokens": 10 * NEW_TOKENS, "ignore_eos": True}
+    parameters = {"max_new_tokens": LEAVERS_TOKENS, "ignore_eos": True}
     body = {"inputs": prompt_text(PROMPT_TOKENS, f"leaver {number}"), "parameters": parameters}
     fate = "left before its answer began"
     with suppress(TimeoutError):
@@ -200,7 +205,8 @@ async def _run(url: str, options: argparse.Namespace) -> list[str]:
 def _say(what: str, load: Load) -> None:
     sys.stdout.write(
         f"{what}: {load.answers} answers, {load.tokens} tokens in {load.seconds:.1f} s "
-        f"({load.tokens / load.seconds:.0f} tok/s); other p99 {load.other_p99_ms:.2f} ms, event "
+        f"({load.tokens / load.seconds:.0f} tok/s); other p50 {load.other_p50_ms:.2f}, "
+        f"p99 {load.other_p99_ms:.2f} ms, event "
         f"loop p99 at most {1e3 * load.lag_p99_s:g} ms late\n"
     )
 

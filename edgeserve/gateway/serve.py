@@ -24,7 +24,7 @@ from edgeserve.gateway.progress import LoadDisplay
 from edgeserve.gateway.tokenizer import open_tokenizer
 from edgeserve.hugging_face.find import find_model
 from edgeserve.pipeline.engine import Hooks, PipelineEngine
-from edgeserve.wire.loop import run_on_loop, told_to_end
+from edgeserve.wire.loop import keep_what_is_here, run_on_loop, told_to_end
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,8 @@ def run_gateway(settings: GatewaySettings) -> int:
         )
         parts = _parts(settings, source, engine, clock)
         with _traced(settings.otlp_endpoint, source.name) as tell:
-            run_on_loop(_serve(settings, parts, engine, display, (log_exchange, *tell)))
+            keep_what_is_here()
+        run_on_loop(_serve(settings, parts, engine, display, (log_exchange, *tell)))
     return 0
 
 

@@ -20,6 +20,7 @@ Emit = Callable[[bytes], Awaitable[None]]
 """Sends some bytes of a stream."""
 STATUS_GONE = 499  # nginx's word for a client that closed its connection; it reaches nobody
 KEEP_ALIVE = b": keep-alive\n\n"
+_compact = json.JSONEncoder(separators=(",", ":")).encode  # made once: `dumps` makes one each time
 
 
 async def until_gone(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result | None:
@@ -43,7 +44,7 @@ def event(document: dict[str, Any]) -> bytes:
     In ASCII: clients that split lines as Python's `splitlines` does would break at U+2028 and
     others.
     """
-    return b"data:" + json.dumps(document, separators=(",", ":")).encode() + b"\n\n"
+    return b"data:" + _compact(document).encode() + b"\n\n"
 
 
 class EventStream(Response):

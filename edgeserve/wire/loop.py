@@ -6,6 +6,7 @@ uvloop where it is installed, because a hop is mostly wake-ups.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -29,6 +30,15 @@ def run_on_loop(main: Coroutine[Any, Any, Result]) -> Result:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     with asyncio.Runner(loop_factory=new_loop) as runner:
         return runner.run(main)
+
+
+def keep_what_is_here() -> None:
+    """From now on Python's collector no longer looks at what lives now, which is what was imported.
+
+    It would, every now and then, and hold up a frame or everybody's tokens for so long.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def told_to_end(watch_stdin: bool) -> asyncio.Future[None]:

@@ -10,7 +10,7 @@ from edgeserve.clock import MonotonicClock
 from edgeserve.config import Address, WorkerSettings, cache_folder
 from edgeserve.errors import BadSettings
 from edgeserve.hugging_face.find import files_folder
-from edgeserve.wire.loop import run_on_loop, told_to_end
+from edgeserve.wire.loop import keep_what_is_here, run_on_loop, told_to_end
 from edgeserve.wire.server import WorkerServer
 from edgeserve.worker.device import Device, open_device
 from edgeserve.worker.handler import WorkerHandler
@@ -29,6 +29,7 @@ def run_worker(settings: WorkerSettings) -> int:
     device = open_device(settings, clock)
     folder = files_folder(settings.model) if settings.model else cache_folder(settings.cache)
     box = look_at_box(folder, first_gpu())
+    keep_what_is_here()
     run_on_loop(_serve(settings, device, WorkerHandler(device, settings, clock, box)))
     return 0
 
