@@ -55,7 +55,7 @@ def run_gateway(settings: GatewaySettings) -> int:
         parts = _parts(settings, source, engine, clock)
         with _traced(settings.otlp_endpoint, source.name) as tell:
             keep_what_is_here()
-        run_on_loop(_serve(settings, parts, engine, display, (log_exchange, *tell)))
+            run_on_loop(_serve(settings, parts, engine, display, (log_exchange, *tell)))
     return 0
 
 
