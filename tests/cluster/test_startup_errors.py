@@ -249,7 +249,7 @@ def test_up_answers_a_prompt_serves_and_ends_with_all_its_children(talker: TinyM
         children = children_of(child)
         assert len(children) == 4
         child.send_signal(signal.SIGINT)
-        assert child.wait(15) == 0
+        assert child.wait(30) == 0
         until("all children have ended", lambda: not any(map(_lives, children)), within_s=1)
 
 
@@ -272,7 +272,7 @@ def test_up_that_is_interrupted_while_it_starts_waits_for_nothing(talker: TinyMo
         child.send_signal(signal.SIGINT)
         time.sleep(1)  # the gateway's thaw must find it gone on
         gateway.resume()
-        assert child.wait(15) == 0
+        assert child.wait(30) == 0
         assert child.stdout is not None
         assert "serving at" not in child.stdout.read()
         until("all children have ended", lambda: not any(map(_lives, children)), within_s=1)
@@ -283,7 +283,7 @@ def test_up_ends_when_a_child_of_it_does(talker: TinyModel) -> None:
         line_with(child, "serving at", within_s=60)
         children = children_of(child)
         next(each for each in children if "worker" in each.cmdline()).kill()
-        assert child.wait(15) == COULD_NOT
+        assert child.wait(30) == COULD_NOT
         until("all children have ended", lambda: not any(map(_lives, children)), within_s=1)
 
 
