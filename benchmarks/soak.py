@@ -55,10 +55,16 @@ class Load:
     answers: int
     tokens: int
     seconds: float
-    other_p50_ms: float
-    other_p99_ms: float
+    first_ms: list[float]
+    """`other` of each answer's first token, ascending."""
+    later_ms: list[float]
+    """The same of all that followed."""
     lag_p99_s: float
     """A bound of the histogram: the true value is at most this."""
+
+    @property
+    def other_p99_ms(self) -> float:
+        return _quantile(sorted(self.first_ms + self.later_ms), 0.99)
 
 
 async def streams(http: httpx.AsyncClient, count: int, seconds: float, answers: int) -> Load:
@@ -81,13 +87,12 @@ async def streams(http: httpx.AsyncClient, count: int, seconds: float, answers: 
             turn += 1
 
     await asyncio.gather(*(client(number) for number in range(count)))
-    others = sorted(each for answer in found for each in answer)
     return Load(
         answers=len(found),
-        tokens=len(others),
+        tokens=sum(map(len, found)),
         seconds=time.perf_counter() - start_s,
-        other_p50_ms=others[len(others) // 2],
-        other_p99_ms=others[int(0.99 * (len(others) - 1))],
+        first_ms=sorted(answer[0] for answer in found),
+        later_ms=sorted(each for answer in found for each in answer[1:]),
         lag_p99_s=_p99({le: n - before[le] for le, n in (await _lags(http)).items()}),
     )
 
@@ -153,6 +158,10 @@ async def _lags(http: httpx.AsyncClient) -> dict[float, float]:
     }
 
 
+def _quantile(ascending: Sequence[float], share: float) -> float:
+    return ascending[int(share * (len(ascending) - 1))]
+
+
 def _p99(at_most: dict[float, float]) -> float:
     total = max(at_most.values())
     return min(bound for bound, count in at_most.items() if count >= 0.99 * total)
@@ -205,10 +214,12 @@ async def _run(url: str, options: argparse.Namespace) -> list[str]:
 def _say(what: str, load: Load) -> None:
     sys.stdout.write(
         f"{what}: {load.answers} answers, {load.tokens} tokens in {load.seconds:.1f} s "
-        f"({load.tokens / load.seconds:.0f} tok/s); other p50 {load.other_p50_ms:.2f}, "
-        f"p99 {load.other_p99_ms:.2f} ms, event "
-        f"loop p99 at most {1e3 * load.lag_p99_s:g} ms late\n"
+        f"({load.tokens / load.seconds:.0f} tok/s); event loop p99 at most "
+        f"{1e3 * load.lag_p99_s:g} ms late; other p99 {load.other_p99_ms:.2f} ms\n"
     )
+    for which, times in (("first tokens", load.first_ms), ("later ones", load.later_ms)):
+        p50, p99, p999 = (_quantile(times, share) for share in (0.5, 0.99, 0.999))
+        sys.stdout.write(f"  other of {which}: p50 {p50:.2f}, p99 {p99:.2f}, p99.9 {p999:.2f} ms\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

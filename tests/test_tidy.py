@@ -37,7 +37,7 @@ BROAD_EXCEPTS = {
 }
 LOCAL_IMPORTS = {
     "edgeserve/cli.py": "--help must not wait for torch",
-    "edgeserve/gateway/guide.py": "llguidance's tables are for those who ask for a grammar",
+    "edgeserve/gateway/guide.py": "llguidance is imported beside the loading of the stages",
     "edgeserve/gateway/serve.py": "OpenTelemetry is an extra",
     "edgeserve/hugging_face/find.py": "a second to import, for models of the hub alone",
     "edgeserve/probe/plot.py": "matplotlib is an extra, and slow to import",

@@ -41,10 +41,6 @@ class Booking(NamedTuple):
     def total_s(self) -> float:
         return self.end_s - self.start_s
 
-    @property
-    def other_s(self) -> float:
-        return max(0.0, self.total_s - self.split.total_s)
-
 
 @dataclass(kw_only=True)
 class Ledger:

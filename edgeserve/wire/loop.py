@@ -35,9 +35,8 @@ def run_on_loop(main: Coroutine[Any, Any, Result]) -> Result:
 def keep_what_is_here() -> None:
     """From now on Python's collector no longer looks at what lives now, which is what was imported.
 
-    It would, every now and then, and hold up a frame or everybody's tokens for so long.
+    It would, now and then, and hold up a frame or everybody's tokens for 0.1 s (docs/LOG.md).
     """
-    gc.collect()
     gc.freeze()
 
 

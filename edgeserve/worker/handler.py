@@ -68,9 +68,10 @@ class WorkerHandler:
     async def load(self, order: LoadOrder) -> AsyncIterator[LoadProgress]:
         """Drops what an older epoch had. The same slice again is kept, and costs nothing."""
         self._begin_epoch(order.epoch)
-        async with aclosing(self._fetching(order)) as fetched:
-            async for progress in fetched:
-                yield progress
+        if not order.weights_hash:  # or else `supply` has done it
+            async with aclosing(self._fetching(order)) as fetched:
+                async for progress in fetched:
+                    yield progress
         if not self._holds(order):
             self._stage = None  # its memory is needed
             async for progress in self._loading(order):

@@ -11,8 +11,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,19 @@ def until(what: str, happens: Callable[[], bool], within_s: float) -> float:
     return time.monotonic() - start_s
 
 
+@contextmanager
+def boxes(caches: Sequence[Path]) -> Iterator[list[Child]]:
+    """A worker for each cache, which looks into no other folder."""
+    children = [
+        start_worker(flags=("--local-files", "off", "--cache", str(each))) for each in caches
+    ]
+    try:
+        yield children
+    finally:
+        for child in children:
+            child.stop()
+
+
 # -- the pipeline without HTTP
 
 
@@ -182,3 +195,8 @@ class Cluster:
 
     def stop(self) -> None:
         assert exit_codes(self.children) == [0, 0, 0]
+
+
+def weights(engine: PipelineEngine) -> list[dict[str, Any]]:
+    """Where those of each stage came from."""
+    return [each["weights"] for each in engine.cluster()["stages"]]

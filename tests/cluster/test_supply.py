@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,18 +14,18 @@ from edgeserve.errors import StageUnavailable
 from edgeserve.families.folder import open_model
 from edgeserve.families.spec import Dtype
 from edgeserve.families.stage import LayerRange, Stage
-from edgeserve.launch.processes import Child
 from edgeserve.pipeline.engine import PipelineEngine
 from tests.cluster.conftest import TinyModel
 from tests.cluster.processes import (
     announced,
     ask,
+    boxes,
     engine_settings,
     kill,
     order,
     running_engine,
-    start_worker,
     until,
+    weights,
 )
 from tests.model.tiny import save_tiny
 
@@ -35,23 +34,6 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(90)]
 PROMPT = (5, 17, 60, 3)
 TOKENS = 12
 READ_BYTES = 2**16
-
-
-@contextmanager
-def boxes(caches: Sequence[Path]) -> Iterator[list[Child]]:
-    """A worker for each cache, which looks into no other folder."""
-    children = [
-        start_worker(flags=("--local-files", "off", "--cache", str(each))) for each in caches
-    ]
-    try:
-        yield children
-    finally:
-        for child in children:
-            child.stop()
-
-
-def weights(engine: PipelineEngine) -> list[dict[str, Any]]:
-    return [each["weights"] for each in engine.cluster()["stages"]]
 
 
 def stored_bytes(engine: PipelineEngine, folder: str) -> list[int]:

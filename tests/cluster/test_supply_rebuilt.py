@@ -14,14 +14,15 @@ from tests.cluster.conftest import TinyModel
 from tests.cluster.processes import (
     announced,
     ask,
+    boxes,
     engine_settings,
     kill,
     order,
     running_engine,
     start_worker,
     until,
+    weights,
 )
-from tests.cluster.test_supply import boxes, weights
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(90)]
 
