@@ -66,7 +66,7 @@ def answer(question: Mapping[str, Any]) -> dict[str, str]:
 def _render(source: str, variables: Mapping[str, Any]) -> str:
     parts: list[str] = []
     characters = 0
-    for part in _compiled(source).generate(**variables):
+    for part in _compiled(source).generate(variables):
         parts.append(part)
         characters += len(part)
         if characters > PROMPT_CHARACTERS_MAX:

@@ -27,6 +27,13 @@ from edgeserve.gateway.tool_call import Syntax, syntax_of
 RENDER_S = 5.0  # a prompt takes a few ms; the first waits for a process to start, 0.2 s here
 NAME = "default"  # of several templates, the one that is for chats without tools
 TOOLS_NAME = "tool_use"  # and the one for those with tools, if there is one
+RESERVED = frozenset(
+    {
+        "messages", "tools", "add_generation_prompt", "continue_final_message", "chat_template",
+        "tokenize", "raise_exception", "strftime_now",
+    }
+)  # fmt: skip
+"""What the gateway itself gives to a template, or decides beside it. A client gives other names."""
 
 
 def read_chat_template(folder: Path | None) -> ChatTemplate | None:
@@ -94,10 +101,20 @@ class ChatTemplate:
         return syntax_of(self._tools_source)
 
     async def render(
-        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None = None
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Any] | None = None,
+        *,
+        template_arguments: Mapping[str, Any] | None = None,
     ) -> str:
-        """The prompt, up to where the model is to go on. Raises Unprocessable."""
-        asked = {"messages": messages, "tools": tools, "add_generation_prompt": True}
+        """The prompt, up to where the model is to go on.
+
+        `template_arguments` are variables of the template that the client sets, such as
+        `enable_thinking`, with values that JSON can hold. Raises Unprocessable.
+        """
+        more = dict(template_arguments or {})
+        self._refuse_reserved(more)
+        asked = {**more, "messages": messages, "tools": tools, "add_generation_prompt": True}
         source = self._tools_source if tools else self._source
         question = json.dumps({"template": source, "variables": {**self._tokens, **asked}})
         answer = await asyncio.to_thread(self._ask, question.encode() + b"\n")
@@ -115,6 +132,15 @@ class ChatTemplate:
             )
         text: str = document["text"]
         return text
+
+    def _refuse_reserved(self, arguments: Mapping[str, Any]) -> None:
+        taken = sorted(arguments.keys() & (RESERVED | self._tokens.keys()))
+        if taken:
+            raise Unprocessable(
+                f"chat_template_kwargs has {', '.join(taken)}, which the gateway gives to the chat "
+                "template itself: leave it out",
+                param="chat_template_kwargs",
+            )
 
     def _ask(self, question: bytes) -> bytes:
         """One line, unless the process was killed or ended. Threads take turns."""

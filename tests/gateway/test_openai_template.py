@@ -12,7 +12,7 @@ import pytest
 
 from edgeserve.errors import BadModel, Unprocessable
 from edgeserve.gateway import chat_render
-from edgeserve.gateway.chat_template import ChatTemplate, read_chat_template
+from edgeserve.gateway.chat_template import RESERVED, ChatTemplate, read_chat_template
 from edgeserve.gateway.tokenizer import read_tokenizer
 from edgeserve.gateway.tool_call import TAGGED
 from tests.gateway.conftest import write_json
@@ -156,6 +156,22 @@ async def test_of_several_templates_the_one_for_tools_is_theirs(tmp_path: Path) 
     assert template.call_syntax is TAGGED
     assert await template.render(TALK) == "default True"
     assert await template.render(TALK, ["a"]) == "<tool_call> for a"
+
+
+@pytest.mark.slow
+async def test_arguments_of_the_client_are_variables_of_the_template() -> None:
+    template = ChatTemplate("{{ bos_token }} {{ style }} {{ self is defined }}", {"bos_token": "b"})
+    given = {"style": {"deep": [1, None]}, "self": 3, "no identifier": 4}
+    text = await template.render(TALK, template_arguments=given)
+    assert text == "b {'deep': [1, None]} True"
+
+
+@pytest.mark.parametrize("name", [*sorted(RESERVED), "bos_token"])
+async def test_what_the_gateway_gives_to_a_template_no_client_can_give(name: str) -> None:
+    template = ChatTemplate("", {"bos_token": "<s>"})
+    with pytest.raises(Unprocessable, match=f"chat_template_kwargs has {name}, which") as error:
+        await template.render(TALK, template_arguments={"style": 1, name: "x"})
+    assert error.value.numbers == {"param": "chat_template_kwargs"}
 
 
 def test_a_folder_without_files_has_no_template(tmp_path: Path) -> None:
