@@ -23,6 +23,8 @@ from edgeserve.errors import BadSettings
 
 PREFIX = "EDGESERVE_"
 CONFIG_FILE = "edgeserve.toml"
+NAME_CHARACTERS_MAX = 256
+"""Of a served model; a request may name one with 1024."""
 _BYTE_UNITS = {
     "": 1, "B": 1,
     "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
@@ -76,6 +78,21 @@ def secrets(text: str) -> tuple[str, ...]:
     found = tuple(header_text(part.strip()) for part in text.split(","))
     if not all(found) or len(set(found)) < len(found):
         raise ValueError("between two commas stands one secret, and no secret stands there twice")
+    return found
+
+
+def model_names(text: str) -> tuple[str, ...]:
+    """One name, or several with commas between them."""
+    found = tuple(part.strip() for part in text.split(","))
+    if not all(found) or len(set(found)) < len(found):
+        raise ValueError(
+            f"{text!r}: between two commas stands one name, and no name stands there twice"
+        )
+    long = next((name for name in found if len(name) > NAME_CHARACTERS_MAX), "")
+    if long or not text.isprintable():
+        raise ValueError(
+            f"{text[:80]!r}: a model's name has at most {NAME_CHARACTERS_MAX} printable characters"
+        )
     return found
 
 
@@ -210,6 +227,12 @@ class GatewaySettings:
         "",
         "model folder, org/name[@revision] on the Hugging Face hub, or a built-in shape with "
         "random weights",
+    )
+    served_model_name: tuple[str, ...] = setting(
+        (),
+        "name of the model for clients, or several with commas between them: answers carry the one "
+        "that was asked for; default: the name of its folder or repository",
+        model_names,
     )
     listen: Address = setting(Address("127.0.0.1", 8000), "where to serve HTTP", address)
     dtype: str = setting("auto", "auto, fp32, bf16, fp16, int8 or int4", dtype)

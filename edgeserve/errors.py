@@ -7,6 +7,7 @@
     │   ├── NotFound            no such route or name
     │   ├── MethodNotAllowed    the route exists, with other methods
     │   ├── PayloadTooLarge     more bytes than the gateway reads
+    │   ├── UnsupportedEncoding a compressed body
     │   ├── HeadersTooLarge     the same, of what goes before a body
     │   ├── TooSlow             the body did not come in time
     │   └── BadSettings         a flag, variable or configuration key is wrong
@@ -79,6 +80,11 @@ class MethodNotAllowed(BadRequest):
 class PayloadTooLarge(BadRequest):
     http_status = 413
     error_type = "payload_too_large"
+
+
+class UnsupportedEncoding(BadRequest):
+    http_status = 415
+    error_type = "unsupported_encoding"
 
 
 class HeadersTooLarge(BadRequest):

@@ -364,3 +364,18 @@ def test_a_child_gets_this_environment_and_the_changes(monkeypatch: pytest.Monke
     monkeypatch.setenv("EDGESERVE_TWO", "1")
     child = environment_with({"EDGESERVE_TWO": "2"})
     assert (child["EDGESERVE_ONE"], child["EDGESERVE_TWO"]) == ("1", "2")
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [("a", ("a",)), ("org/a, b", ("org/a", "b")), (" gpt-4o ,tgi", ("gpt-4o", "tgi"))],
+)
+def test_a_model_has_one_served_name_or_several(text: str, names: tuple[str, ...]) -> None:
+    flags = {"served_model_name": text}
+    assert read_settings(GatewaySettings, "gateway", flags, {}).served_model_name == names
+
+
+@pytest.mark.parametrize("text", ["a,", ",", "a,,b", "a,b,a", "a\x00", "x" * 257, " "])
+def test_a_served_name_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(BadSettings, match="--served-model-name: .* name"):
+        read_settings(GatewaySettings, "gateway", {"served_model_name": text}, {})

@@ -25,20 +25,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from edgeserve import log
 from edgeserve.clock import Clock, unix_ns
 from edgeserve.errors import (
-    BadRequest,
     EdgeserveError,
     HeadersTooLarge,
-    MethodNotAllowed,
-    NotFound,
     Overloaded,
     PayloadTooLarge,
     TooSlow,
     Unauthorized,
+    UnsupportedEncoding,
 )
 from edgeserve.gateway.connection import BODY_S, HEAD_BYTES_MAX, HEADERS_MAX
-from edgeserve.gateway.exchange import Exchange, Tell
+from edgeserve.gateway.exchange import Exchange, Tell, exchange_of
 from edgeserve.gateway.keys import KeyRing, Tenant
 from edgeserve.gateway.openai_error import error_document
+from edgeserve.gateway.routing import routed, routing_refusal, with_head, without_body
 from edgeserve.gateway.stream import STATUS_GONE
 
 BODY_BYTES_MAX = 2 * 2**20  # TGI's; 2 MiB of prose is about 500,000 tokens
@@ -54,25 +53,20 @@ def error_response(error: EdgeserveError, path: str = "") -> Response:
         headers["Retry-After"] = str(error.retry_after_s)
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, UnsupportedEncoding):
+        headers["Accept-Encoding"] = "identity"
     return Response(body, status_code=error.http_status, headers=headers)
 
 
 async def routing_error(request: Request, error: Exception) -> Response:
     """What the router raises, in our shape."""
     assert isinstance(error, HTTPException)
-    asked = request.scope["path"]
-    path, method = json.dumps(asked[:200]), request.method[:20]
-    if error.status_code == 404:
-        missing = NotFound(f"there is no {path}; /openapi.json lists what there is")
-        response = error_response(missing, asked)
-    elif error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "another method")
-        wrong = MethodNotAllowed(f"{path} answers {allowed}, not {method}")
-        response = error_response(wrong, asked)
-    else:
-        response = error_response(BadRequest(str(error.detail)[:200]), asked)
-        response.status_code = error.status_code
+    path = request.scope["path"]
+    response = error_response(routing_refusal(path, exchange_of(request).method, error), path)
+    response.status_code = error.status_code
     response.headers.update(error.headers or {})
+    if allowed := response.headers.get("Allow"):
+        response.headers["Allow"] = with_head(allowed)
     return response
 
 
@@ -102,11 +96,12 @@ class Border:
     def _begin(self, scope: Scope) -> Exchange:
         exchange = Exchange(
             request_id=_request_id(Headers(scope=scope).get("x-request-id", "")),
-            scope=scope,
+            method=scope.get("method", ""),
+            scope=routed(scope),
             started_s=self._clock.now_s(),
             started_unix_ns=unix_ns(),
         )
-        scope.setdefault("state", {})["exchange"] = exchange
+        exchange.scope.setdefault("state", {})["exchange"] = exchange
         return exchange
 
     def _end(self, exchange: Exchange) -> None:
@@ -122,7 +117,7 @@ class Border:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
                 MutableHeaders(scope=message).update(_headers(exchange))
-            await send(message)
+            await send(without_body(message) if exchange.method == "HEAD" else message)
 
         try:
             await self._app(scope, receive, send_with_id)
@@ -164,7 +159,7 @@ class RequireKey:
             await self._app(scope, receive, send)
 
     def _tenant(self, scope: Scope) -> Tenant:
-        is_open = scope["path"] in self._open_paths and scope["method"] in ("GET", "HEAD")
+        is_open = scope["path"] in self._open_paths and scope["method"] == "GET"
         if not self._keys.tenants or is_open:
             return self._keys.anybody
         given = Headers(scope=scope).get("authorization")
@@ -217,10 +212,22 @@ class LimitBody:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        announced = Headers(scope=scope).get("content-length", "")
+        headers = Headers(scope=scope)
+        _refuse_encoded(headers.get("content-encoding", ""))
+        announced = headers.get("content-length", "")
         if announced.isdecimal() and (len(announced) > 15 or int(announced) > BODY_BYTES_MAX):
             raise _too_large(f"announces {announced[:15]} bytes")
         await self._app(scope, _limited(receive, self._body_s), send)
+
+
+def _refuse_encoded(encoding: str) -> None:
+    """A few compressed bytes may unpack to any number, so bodies come as they are."""
+    if encoding.strip().lower() not in ("", "identity"):
+        raise UnsupportedEncoding(
+            f"the body is encoded as {encoding[:40]!r}, and only plain bodies are read; send it "
+            "without Content-Encoding: at most "
+            f"{BODY_BYTES_MAX} bytes are read, so there is little to compress",
+        )
 
 
 def _limited(receive: Receive, body_s: float) -> Receive:

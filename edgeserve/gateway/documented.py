@@ -21,6 +21,7 @@ from edgeserve.errors import (
     TooSlow,
     Unauthorized,
     Unprocessable,
+    UnsupportedEncoding,
     WireError,
 )
 from edgeserve.gateway.openai_error import OPENAI_PATHS, openai_error
@@ -32,7 +33,9 @@ OF_ANY_CONNECTION: tuple[ErrorKind, ...] = (
     BadRequest, TooSlow, PayloadTooLarge, Overloaded, HeadersTooLarge,
 )  # fmt: skip
 """Answered by `connection.py`, before there is a route: in our own shape."""
-OF_ANY_ROUTE: tuple[ErrorKind, ...] = (*OF_ANY_CONNECTION, Unauthorized, EdgeserveError)
+OF_ANY_ROUTE: tuple[ErrorKind, ...] = (
+    *OF_ANY_CONNECTION, UnsupportedEncoding, Unauthorized, EdgeserveError,
+)  # fmt: skip
 """And by the border, before a route is asked or after it broke."""
 OF_REQUESTS: tuple[ErrorKind, ...] = (Unprocessable, RateLimited, StageUnavailable, WireError)
 """Of every route that generates."""

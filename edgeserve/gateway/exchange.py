@@ -28,6 +28,8 @@ PATH_CHARACTERS_MAX = 200
 @dataclass(kw_only=True, eq=False)
 class Exchange:
     request_id: str
+    method: str
+    """As it was asked; `scope` has what routes go by."""
     scope: Scope
     started_s: float
     """On the gateway's clock, which durations are taken from."""
@@ -55,7 +57,7 @@ class Exchange:
     @property
     def is_news(self) -> bool:
         """Whoever only looked, and was shown, is none: a scrape of /metrics, say."""
-        return self.scope["method"] != "GET" or self.status >= 400
+        return self.method not in ("GET", "HEAD") or self.status >= 400
 
     @property
     def failure(self) -> str:
@@ -97,7 +99,7 @@ def exchange_of(request: Request) -> Exchange:
 def log_exchange(exchange: Exchange) -> None:
     """One line for each request; those that are no news are for debugging."""
     facts: dict[str, Any] = {
-        "method": exchange.scope["method"],
+        "method": exchange.method,
         "path": exchange.path,
         "status": exchange.status,
         "ms": round(exchange.total_s * 1e3, 1),

@@ -1,4 +1,5 @@
-"""POST /v1/completions, POST /v1/chat/completions and GET /v1/models, for clients made for OpenAI.
+"""POST /v1/completions, POST /v1/chat/completions and GET /v1/models (of all or of one), for
+clients made for OpenAI.
 
 Several answers to one prompt are several sequences. The first is admitted before the others, so
 that they find the pages of the prompt computed (`schedule/page_holders.py` shares them). All are
@@ -77,6 +78,9 @@ def openai_routes(parts: GatewayParts) -> APIRouter:
     router = APIRouter(tags=["openai"])
     models = documented("/v1/models", (), {JSON: object_with(object=STRING, data=LIST)})
     router.add_api_route("/v1/models", openai.models, responses=models)
+    one = "/v1/models/{model}"
+    said = documented(one, (NotFound,), {JSON: object_with(id=STRING, object=STRING)})
+    router.add_api_route("/v1/models/{model:path}", openai.model, responses=said)
     kinds = (
         ("/v1/completions", openai.completions, CompletionRequest),
         ("/v1/chat/completions", openai.chat, ChatRequest),
@@ -99,22 +103,27 @@ class OpenAI:
         self._started_s = unix_ns() // 10**9
 
     async def models(self) -> dict[str, Any]:
-        """The one model that is served."""
-        facts = self._parts.model
-        model = {
-            "id": facts.name,
+        """The one model that is served, under each of its names."""
+        return {"object": "list", "data": [self._model(name) for name in self._parts.model.names]}
+
+    async def model(self, model: str) -> dict[str, Any]:
+        """The one model that is served, as far as it goes by this name."""
+        return self._model(self._parts.model.served_as(model))
+
+    def _model(self, name: str) -> dict[str, Any]:
+        return {
+            "id": name,
             "object": "model",
             "created": self._started_s,
             "owned_by": "edgeserve",
-            "max_model_len": facts.context_tokens,
+            "max_model_len": self._parts.model.context_tokens,
         }
-        return {"object": "list", "data": [model]}
 
     async def completions(self, request: Request) -> Response:
         """Goes on with a text, or with several."""
         received_s = self._parts.clock.now_s()
         asked = parse_openai(await request.body(), CompletionRequest)
-        self._refuse_other_model(asked.model)
+        self._parts.model.served_as(asked.model)  # or it is refused
         prompts = [await self._tokens(each) for each in asked.prompt]
         guide = await self._guide(asked)
         orders = self._orders(
@@ -132,7 +141,7 @@ class OpenAI:
         """Answers to a conversation, written down by the model's own chat template."""
         received_s = self._parts.clock.now_s()
         asked = parse_openai(await request.body(), ChatRequest)
-        self._refuse_other_model(asked.model)
+        self._parts.model.served_as(asked.model)  # or it is refused
         use = self._tool_use(asked)
         text = await self._conversation(asked, use)
         prompt = await self._chats.encode(text, framed=False)
@@ -244,16 +253,6 @@ class OpenAI:
             )
         tools = None if use is None else use.told()
         return await self._parts.chat_template.render(asked.conversation(), tools)
-
-    def _refuse_other_model(self, wanted: str | None) -> None:
-        """A path or a repository names its last part."""
-        name = self._parts.model.name
-        if wanted is not None and wanted.rstrip("/").rpartition("/")[2] != name:
-            raise NotFound(
-                f"the model is {name}, and no other is served; ask for {name}, or leave model out",
-                param="model",
-                code="model_not_found",
-            )
 
 
 def _tenant(request: Request) -> str:

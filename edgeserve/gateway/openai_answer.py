@@ -54,7 +54,7 @@ class Reply:
         self._head = {
             "id": form.prefix + secrets.token_hex(12),
             "created": unix_ns() // 10**9,
-            "model": parts.model.name,
+            "model": parts.model.served_as(asked.model),
             **parts.notes(),
         }
 

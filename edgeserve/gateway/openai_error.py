@@ -9,7 +9,9 @@ from typing import Any
 
 from edgeserve.errors import EdgeserveError
 
-OPENAI_PATHS = frozenset({"/v1/models", "/v1/completions", "/v1/chat/completions"})
+OPENAI_PATHS = frozenset({
+    "/v1/models", "/v1/models/{model}", "/v1/completions", "/v1/chat/completions",
+})  # fmt: skip
 
 
 def error_document(error: EdgeserveError, path: str) -> dict[str, Any]:

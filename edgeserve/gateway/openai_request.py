@@ -143,7 +143,9 @@ class OpenAIRequest(Parameters):
     """What both routes take. Each description finishes the sentence '... must be'."""
 
     model: str | None = Field(
-        None, max_length=1024, description="a string that is, or ends in, the name in /v1/models"
+        None,
+        max_length=1024,
+        description="a name in /v1/models, a path that ends in one, or a placeholder",
     )
     max_tokens: int | None = Field(None, ge=1, le=COUNT_MAX, description=_COUNT)
     max_completion_tokens: int | None = Field(None, ge=1, le=COUNT_MAX, description=_COUNT)

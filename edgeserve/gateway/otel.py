@@ -62,7 +62,7 @@ class Tracing:
         start_ns = exchange.started_unix_ns
         route = _route(exchange)
         span = self._tracer.start_span(
-            f"{exchange.scope['method']} {route}".rstrip(),
+            f"{exchange.method} {route}".rstrip(),
             context=self._callers.extract(Headers(scope=exchange.scope)),
             kind=SpanKind.SERVER,
             start_time=start_ns,
@@ -110,7 +110,7 @@ def _route(exchange: Exchange) -> str:
 
 def _of_request(exchange: Exchange, route: str) -> dict[str, Any]:
     facts = {
-        "http.request.method": exchange.scope["method"],
+        "http.request.method": exchange.method,
         "http.route": route,
         "http.response.status_code": exchange.status,
         "error.type": exchange.failure,

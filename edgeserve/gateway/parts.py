@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Literal
 
 from edgeserve.clock import Clock, MonotonicClock
+from edgeserve.errors import NotFound
 from edgeserve.gateway.chat_template import ChatTemplate
 from edgeserve.gateway.guide import Guides
 from edgeserve.gateway.keys import KeyRing
@@ -14,10 +15,16 @@ from edgeserve.gateway.loop_lag import LoopLag
 from edgeserve.gateway.tokenizer import Tokenizer
 from edgeserve.pipeline.generation import Engine
 
+PLACEHOLDERS = frozenset({"tgi", "dummy", "default"})
+"""What clients send as `model` when nobody has named one: the client of Text Generation Inference
+and older huggingface_hub say tgi, huggingface_hub says dummy, and SGLang's examples say default.
+"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
     name: str
+    """The first of its names, which logs, metrics and traces use."""
     weights: Literal["real", "random"]
     context_tokens: int
     """The most tokens of prompt and answer together."""
@@ -25,6 +32,44 @@ class ModelFacts:
     """Rows of the embedding: no stage is ever sent a token id that is not below it."""
     eos_ids: frozenset[int]
     """Tokens with which the model says that it is done."""
+    aliases: tuple[str, ...] = ()
+    """Its other names."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name, *self.aliases)
+
+    def served_as(self, wanted: str | None) -> str:
+        """The name that an answer carries if a request is for the model `wanted`: the same if it is
+        one of ours, else the first one. None and `PLACEHOLDERS` stand for any model, and a path or
+        a repository ends in the name of its model.
+
+        Raises NotFound for another model.
+        """
+        if wanted is None:
+            return self.name
+        for name in self.names:
+            if wanted == name:
+                return name
+        for name in self.names:
+            if _last_parts_agree(wanted, name):
+                return name
+        if wanted in PLACEHOLDERS:
+            return self.name
+        served = " or ".join(self.names)
+        raise NotFound(
+            f"the model is {served}, and no other is served; ask for {self.name}, or leave model "
+            "out",
+            param="model",
+            code="model_not_found",
+        )
+
+
+def _last_parts_agree(wanted: str, name: str) -> bool:
+    """Whether the shorter one of two paths is the end of the other."""
+    wanted_parts, parts = wanted.rstrip("/").split("/"), name.split("/")
+    count = min(len(wanted_parts), len(parts))
+    return wanted_parts[-count:] == parts[-count:]
 
 
 @dataclass(frozen=True, kw_only=True)

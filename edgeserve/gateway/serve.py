@@ -53,7 +53,7 @@ def run_gateway(settings: GatewaySettings) -> int:
             Hooks(planned=display.planned, progress=display.progress),
         )
         parts = _parts(settings, source, engine, clock)
-        with _traced(settings.otlp_endpoint, source.name) as tell:
+        with _traced(settings.otlp_endpoint, parts.model.name) as tell:
             keep_what_is_here()
             run_on_loop(_serve(settings, parts, engine, display, (log_exchange, *tell)))
     return 0
@@ -88,10 +88,12 @@ def _traced(endpoint: str, model: str) -> Iterator[Sequence[Tell]]:
 def _parts(
     settings: GatewaySettings, source: ModelSource, engine: PipelineEngine, clock: Clock
 ) -> GatewayParts:
+    name, *aliases = settings.served_model_name or (source.name,)
     return GatewayParts(
         engine=engine,
         model=ModelFacts(
-            name=source.name,
+            name=name,
+            aliases=tuple(aliases),
             weights="random" if source.random_weights else "real",
             context_tokens=source.spec.context_tokens,
             vocab=source.spec.vocab,

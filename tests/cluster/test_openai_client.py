@@ -131,7 +131,11 @@ def test_hugging_faces_client_waits_for_text(hub: Any, url: str) -> None:
     assert answer.generated_text == "".join(each.text for each in answer.details.tokens)
 
 
-def test_hugging_faces_client_chats(hub: Any, url: str) -> None:
-    answer = hub.InferenceClient(base_url=url).chat_completion(**ASK, max_tokens=8)
+@pytest.mark.parametrize("named_by", ["base_url", "model"])
+def test_hugging_faces_client_chats(named_by: str, hub: Any, url: str) -> None:
+    messages = [{"role": "user", "content": "hello"}]  # it makes up a name for the model
+    client = hub.InferenceClient(**{named_by: url})
+    answer = client.chat_completion(messages, max_tokens=8)
+    assert answer.model == "demo"
     assert answer.choices[0].message.content
     assert answer.usage.completion_tokens <= 8

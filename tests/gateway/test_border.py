@@ -54,7 +54,7 @@ async def test_every_route_but_the_open_ones_needs_the_key(
     parts: GatewayParts, locked: httpx.AsyncClient
 ) -> None:
     paths = [*routes(parts), *dashboard.FILES, "/openapi.json", "/not/yet/thought/of"]
-    paths += ["//", "//livez", "/livez/", "/dashboard"]
+    paths += ["//v1/cluster", "/v1//models", "//metrics", "/livez/", "/dashboard"]
     assert len(paths) > 8
     statuses = {path: (await locked.get("http://gateway" + path)).status_code for path in paths}
     open_paths = HEALTH_PATHS | dashboard.OPEN_PATHS
