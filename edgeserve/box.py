@@ -39,6 +39,8 @@ class Box:
     """Now: the machine's, or, of a worker, its device's."""
     disk_free_bytes: int
     """Where the model's folder lies."""
+    memory_limit_bytes: int = 0
+    """Of the container or session that this runs in; 0 if there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,6 +55,11 @@ class Answered:
     description: Description
     link: Link | EdgeserveError
 
+    def is_same_as(self, other: Answered) -> bool:
+        """One worker at two addresses."""
+        identity = self.description.identity
+        return bool(identity) and identity == other.description.identity
+
 
 @dataclass(frozen=True, kw_only=True)
 class Silent:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from edgeserve import __version__
 from edgeserve.box import NONE
@@ -36,7 +37,14 @@ class Finding:
 
 def judge(seen: Examined) -> tuple[Finding, ...]:
     """Faults first."""
-    found = [*_here(seen.here), *_workers(seen), *_held(seen.answered), *_plan(seen)]
+    answered = seen.answered
+    found = [
+        *_here(seen.here),
+        *_workers(seen),
+        *_doubles(answered),
+        *_held(answered),
+        *_plan(seen),
+    ]
     return tuple(sorted(found, key=lambda each: not each.is_fault))
 
 
@@ -140,6 +148,15 @@ def _link(answered: Answered) -> Iterator[Finding]:
             f"{PROMPT_TOKENS} tokens of a 13B model's prompt take {chunk_ms:.0f} ms to reach it; "
             f"{PROMPT_BYTES_PER_S_MIN / 1e6:.1f} MB/s keep up with a card: use gigabit ports"
         )
+
+
+def _doubles(answered: Sequence[Answered]) -> Iterator[Finding]:
+    for one, other in combinations(answered, 2):
+        if one.is_same_as(other):
+            yield _fault(
+                f"{one.worker} and {other.worker} are two addresses of one worker, which can hold "
+                "one stage only; name it once"
+            )
 
 
 def _held(answered: Sequence[Answered]) -> Iterator[Finding]:

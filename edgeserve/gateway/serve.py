@@ -29,6 +29,7 @@ from edgeserve.wire.loop import keep_what_is_here, run_on_loop, told_to_end
 log = logging.getLogger(__name__)
 
 BACKLOG = 1024
+LOOPBACK = "127.0.0.1"
 
 
 def run_gateway(settings: GatewaySettings) -> int:
@@ -43,6 +44,7 @@ def run_gateway(settings: GatewaySettings) -> int:
             "a built-in shape, or 'demo'"
         )
     _check_exposure(settings)
+    _check_workers(settings)
     source = find_model(settings.model)
     clock = MonotonicClock()
     with LoadDisplay(source) as display:
@@ -67,6 +69,22 @@ def _check_exposure(settings: GatewaySettings) -> None:
             "EDGESERVE_API_KEY or --api-key-file, or say --insecure if everybody on this network "
             "may use this gateway"
         )
+
+
+def _check_workers(settings: GatewaySettings) -> None:
+    """What is told of a worker that is this gateway would be hard to understand."""
+    own = settings.listen
+    for each in settings.workers:
+        if each.port == own.port and _settled(each.host) == _settled(own.host):
+            raise BadSettings(
+                f"--workers: {each} is the address that this gateway listens on, and no worker's; "
+                "name the workers, or choose another --listen"
+            )
+
+
+def _settled(host: str) -> str:
+    """As far as that can be known without asking for names."""
+    return LOOPBACK if host in ("localhost", "0.0.0.0", "::") else host
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import functools
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any, TypeVar
 
 from edgeserve import __version__
@@ -92,11 +93,28 @@ async def connect(
 ) -> tuple[Member, ...]:
     """Waits until every worker answers.
 
-    Raises StageUnavailable naming those that do not in time, and WireError at once for one of
-    another version.
+    Raises StageUnavailable naming those that do not in time, WireError at once for one of another
+    version and for what is no worker, and BadSettings for two addresses of one worker.
     """
     deadline_s = clock.now_s() + timeout_s
-    return await _together(_describe(client, deadline_s, clock) for client in clients)
+    members = await _together(_describe(client, deadline_s, clock) for client in clients)
+    for one, other in same_workers(members):
+        raise BadSettings(
+            f"--workers: {one.name} and {other.name} are two addresses of one worker, which can "
+            "hold one stage only; name it once"
+        )
+    return members
+
+
+def same_workers(members: Sequence[Member]) -> list[tuple[Member, Member]]:
+    """Pairs of addresses at which the same process answers: a name and its address, two networks of
+    a box, IPv4 and IPv6.
+    """
+    return [
+        (one, other)
+        for one, other in combinations(members, 2)
+        if one.description.identity and one.description.identity == other.description.identity
+    ]
 
 
 def choose_dtype(asked: str, source: ModelSource, members: Sequence[Member]) -> Dtype:

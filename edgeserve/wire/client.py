@@ -54,6 +54,10 @@ _BROKEN_WRITE = (grpc.StatusCode.INTERNAL, "Internal error from Core")
 """What gRPC says of a write that a dying connection took along, before it knows that it died."""
 
 
+_NOT_GRPC = ("Failed parsing HTTP/2", "http1.x server")
+"""What gRPC says of a server that answers in another way, as a gateway or a web server does."""
+
+
 class WorkerClient:
     """One worker by address. Close it when done."""
 
@@ -63,7 +67,9 @@ class WorkerClient:
         self._channel = grpc.aio.insecure_channel(str(address), options=_OPTIONS)
 
     async def describe(self, timeout_s: float) -> Description:
-        """Raises StageUnavailable if it cannot be reached, WireError if of another protocol."""
+        """Raises StageUnavailable if it cannot be reached, WireError if of another protocol or no
+        worker at all.
+        """
         call = self._method("unary_unary", "Describe", pb.DescribeRequest, pb.WorkerDescription)
         with self._our_errors():
             request = pb.DescribeRequest()
@@ -108,6 +114,12 @@ class WorkerClient:
             return _build(kind, f"worker {worker}: {details}", worker)
         if (code, details) == _BROKEN_WRITE:
             code, details = grpc.StatusCode.UNAVAILABLE, "the connection broke"
+        if any(words in (details or "") for words in _NOT_GRPC):
+            return WireError(
+                f"what answers at {worker} is no worker of edgeserve: it does not speak gRPC; see "
+                "that the address and the port are right",
+                worker=worker,
+            )
         if code in _NOT_THERE:
             return StageUnavailable(
                 f"worker {worker} cannot be reached ({details or code}); see that it runs, and "

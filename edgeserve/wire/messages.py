@@ -51,6 +51,8 @@ class Description:
     """None if it did not look."""
     held: bool = False
     """A gateway has its stream of frames open."""
+    identity: str = ""
+    """Drawn at random when the process starts: the same at two addresses is one worker."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +98,7 @@ def description_to_pb(description: Description) -> pb.WorkerDescription:
         loaded=_loaded_to_pb(description.loaded),
         box=_box_to_pb(description.box),
         held=description.held,
+        identity=description.identity,
     )
 
 
@@ -121,6 +124,7 @@ def description_from_pb(message: pb.WorkerDescription) -> Description:
         simulation=message.simulation,
         box=_box_from_pb(message.box) if message.HasField("box") else None,
         held=message.held,
+        identity=message.identity,
     )
 
 
@@ -186,6 +190,7 @@ def _box_from_pb(message: pb.Box) -> Box:
         driver_version=message.driver_version,
         memory_free_bytes=message.memory_free_bytes,
         disk_free_bytes=message.disk_free_bytes,
+        memory_limit_bytes=message.memory_limit_bytes,
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import replace
@@ -44,6 +45,7 @@ class WorkerHandler:
         self._settings = settings
         self._clock = clock
         self._box = box
+        self._identity = secrets.token_hex(16)
         self._thread = DeviceThread(clock)
         self._epoch = 0
         self._stage: ResidentStage | PacedStage | None = None
@@ -63,6 +65,7 @@ class WorkerHandler:
             loaded=self._stage.loaded if self._stage else None,
             box=replace(self._box, memory_free_bytes=self._device.memory_free_bytes()),
             held=self._session is not None and not self._session.closed,
+            identity=self._identity,
         )
 
     async def load(self, order: LoadOrder) -> AsyncIterator[LoadProgress]:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
@@ -134,6 +135,30 @@ def test_what_listens_but_is_no_worker_is_named_in_time(model: Path) -> None:
         where = f"127.0.0.1:{mute.getsockname()[1]}"
         refused = gateway("--workers", where, "--model", str(model), "--connect-timeout", "2")
     assert_says(refused, COULD_NOT, f"worker {where}")
+
+
+def test_one_worker_under_two_names_is_refused_and_both_are_named(
+    model: Path, workers: tuple[Address, ...]
+) -> None:
+    port = workers[0].port
+    named = (f"127.0.0.1:{port}", f"localhost:{port}")
+    refused = gateway("--workers", f"{named[0]},{workers[1]},{named[1]}", "--model", str(model))
+    assert_says(refused, BAD_USAGE, f"{named[0]} and {named[1]} are two addresses of one worker")
+
+
+def test_a_gateway_among_its_own_workers_is_refused_at_once(model: Path) -> None:
+    itself = ("--workers", f"{NOBODY},localhost:8999", "--listen", "127.0.0.1:8999")
+    refused = run_edgeserve("gateway", *itself, "--model", str(model))
+    assert_says(refused, BAD_USAGE, "localhost:8999 is the address that this gateway listens on")
+
+
+def test_a_web_server_among_the_workers_is_refused_at_once(model: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as web:
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        where = f"127.0.0.1:{web.server_port}"
+        refused = gateway("--workers", where, "--model", str(model))
+        web.shutdown()
+    assert_says(refused, COULD_NOT, f"what answers at {where} is no worker of edgeserve")
 
 
 def test_a_wrong_token_is_refused_at_once(model: Path, workers: tuple[Address, ...]) -> None:

@@ -50,6 +50,13 @@ def test_boxes_that_are_well_have_no_fault() -> None:
     assert faults(examined(here=workers_box())) == []
 
 
+def test_two_addresses_of_one_worker_are_a_fault_that_names_both() -> None:
+    twice = examined(answered(0, identity="a"), answered(1, identity="a"))
+    assert_one_fault(twice, WORKERS[0], WORKERS[1], "one worker", "name it once")
+    assert faults(examined(answered(0, identity="a"), answered(1, identity="b"))) == []
+    assert faults(examined(answered(0, identity=""), answered(1, identity=""))) == []
+
+
 def test_faults_come_before_notes() -> None:
     slow = replace(LINK, idle_round_trip_s=1.0)
     kinds = [each.is_fault for each in judge(examined(answered(0, slow), answered(1)))]

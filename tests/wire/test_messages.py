@@ -52,6 +52,7 @@ BOXES = st.builds(
     driver_version=TEXTS,
     memory_free_bytes=BYTES,
     disk_free_bytes=BYTES,
+    memory_limit_bytes=BYTES,
 )
 DESCRIPTIONS = st.builds(
     Description,
@@ -67,6 +68,7 @@ DESCRIPTIONS = st.builds(
     simulation=TEXTS,
     box=st.none() | BOXES,
     held=st.booleans(),
+    identity=TEXTS,
 )
 ORDERS = st.builds(
     LoadOrder,

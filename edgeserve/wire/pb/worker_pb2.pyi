@@ -11,7 +11,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class WorkerDescription(_message.Message):
-    __slots__ = ("protocol", "package_version", "device", "device_name", "memory_bytes", "reserve_bytes", "memory_bytes_per_s", "dtypes", "epoch", "loaded", "simulation", "box", "held")
+    __slots__ = ("protocol", "package_version", "device", "device_name", "memory_bytes", "reserve_bytes", "memory_bytes_per_s", "dtypes", "epoch", "loaded", "simulation", "box", "held", "identity")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     PACKAGE_VERSION_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
@@ -25,6 +25,7 @@ class WorkerDescription(_message.Message):
     SIMULATION_FIELD_NUMBER: _ClassVar[int]
     BOX_FIELD_NUMBER: _ClassVar[int]
     HELD_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     package_version: str
     device: str
@@ -38,21 +39,24 @@ class WorkerDescription(_message.Message):
     simulation: str
     box: Box
     held: bool
-    def __init__(self, protocol: _Optional[int] = ..., package_version: _Optional[str] = ..., device: _Optional[str] = ..., device_name: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., reserve_bytes: _Optional[int] = ..., memory_bytes_per_s: _Optional[float] = ..., dtypes: _Optional[_Iterable[str]] = ..., epoch: _Optional[int] = ..., loaded: _Optional[_Union[Loaded, _Mapping]] = ..., simulation: _Optional[str] = ..., box: _Optional[_Union[Box, _Mapping]] = ..., held: _Optional[bool] = ...) -> None: ...
+    identity: str
+    def __init__(self, protocol: _Optional[int] = ..., package_version: _Optional[str] = ..., device: _Optional[str] = ..., device_name: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., reserve_bytes: _Optional[int] = ..., memory_bytes_per_s: _Optional[float] = ..., dtypes: _Optional[_Iterable[str]] = ..., epoch: _Optional[int] = ..., loaded: _Optional[_Union[Loaded, _Mapping]] = ..., simulation: _Optional[str] = ..., box: _Optional[_Union[Box, _Mapping]] = ..., held: _Optional[bool] = ..., identity: _Optional[str] = ...) -> None: ...
 
 class Box(_message.Message):
-    __slots__ = ("python_version", "torch_version", "driver_version", "memory_free_bytes", "disk_free_bytes")
+    __slots__ = ("python_version", "torch_version", "driver_version", "memory_free_bytes", "disk_free_bytes", "memory_limit_bytes")
     PYTHON_VERSION_FIELD_NUMBER: _ClassVar[int]
     TORCH_VERSION_FIELD_NUMBER: _ClassVar[int]
     DRIVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     MEMORY_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
     DISK_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_LIMIT_BYTES_FIELD_NUMBER: _ClassVar[int]
     python_version: str
     torch_version: str
     driver_version: str
     memory_free_bytes: int
     disk_free_bytes: int
-    def __init__(self, python_version: _Optional[str] = ..., torch_version: _Optional[str] = ..., driver_version: _Optional[str] = ..., memory_free_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ...) -> None: ...
+    memory_limit_bytes: int
+    def __init__(self, python_version: _Optional[str] = ..., torch_version: _Optional[str] = ..., driver_version: _Optional[str] = ..., memory_free_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., memory_limit_bytes: _Optional[int] = ...) -> None: ...
 
 class Stage(_message.Message):
     __slots__ = ("layers_start", "layers_end", "embedding", "head")
