@@ -69,7 +69,7 @@ def _prompts(value: Any) -> Any:
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and value.encode() != b""  # half a surrogate pair: a ValueError
+    return isinstance(value, str) and value != ""
 
 
 def _is_tokens(value: Any) -> bool:

@@ -8,18 +8,33 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from edgeserve.errors import BadRequest
+from edgeserve.errors import BadRequest, Unprocessable
 
 PROBLEMS_MAX = 10
 ECHO_CHARACTERS_MAX = 200
 LEVELS_SPARE = 64  # what is made of a document is some levels deeper, and farther down the stack
 
+HALF_ESCAPED = re.compile(rb"\\u[dD][89a-fA-F]")  # or of a whole pair
+HALF_SAID = "holds half of a surrogate pair: send whole characters"
+
 
 def parse_json(body: bytes) -> Any:
-    """Whatever it holds. NaN and Infinity pass: they are refused where they stand, by name."""
+    """Whatever it holds, and every text in it can be encoded. NaN and Infinity pass: they are
+    refused where they stand, by name.
+
+    Raises BadRequest if it is no JSON, and Unprocessable if a text in it is no text.
+    """
+    document = _parsed_body(body)
+    if HALF_ESCAPED.search(body):
+        _refuse_half_characters(document)
+    return document
+
+
+def _parsed_body(body: bytes) -> Any:
     try:
         return parsed(body.decode())
     except UnicodeDecodeError as error:
@@ -31,6 +46,43 @@ def parse_json(body: bytes) -> Any:
         raise BadRequest("the body is nested too deeply; a request needs 5 levels") from None
     except ValueError as error:
         raise BadRequest(f"the body is not JSON: {cut(str(error))}; send one object") from None
+
+
+def _refuse_half_characters(document: Any) -> None:
+    """Here, for all fields there are and will be: tokenizers and answers take none."""
+    try:
+        json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise Unprocessable(f"{_half_place(document)} {HALF_SAID}") from None
+
+
+def _half_place(document: Any) -> str:
+    """Where the first of them is, such as 'messages[0].content'."""
+    pending = [iter([("", document)])]
+    while pending:
+        for place, value in pending[-1]:
+            if isinstance(value, dict) and any(map(_is_half, value)):
+                return f"a name in {place or 'the body'}"
+            if isinstance(value, str) and _is_half(value):
+                return place or "the body"
+            if isinstance(value, dict | list):
+                pending.append(_parts(place, value))
+                break
+        else:
+            pending.pop()
+    raise AssertionError("there is none")
+
+
+def _parts(place: str, value: dict[str, Any] | list[Any]) -> Iterator[tuple[str, Any]]:
+    """One at a time: there may be a million."""
+    if isinstance(value, list):
+        return ((cut(f"{place}[{i}]"), each) for i, each in enumerate(value))
+    return ((cut(f"{place}.{key}" if place else key), each) for key, each in value.items())
+
+
+def _is_half(text: str) -> bool:
+    """A character that is half of a pair cannot be encoded."""
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def parsed(text: str) -> Any:
@@ -66,7 +118,7 @@ def wrong(error: Any, where: str, must: str) -> str:
     if error["type"] == "missing":
         return f"{where} is missing, but {must}"
     if error["type"] == "string_unicode":
-        return f"{where} holds half of a surrogate pair: send whole characters"
+        return f"{where} {HALF_SAID}"
     return f"{where} is {shown(error['input'])}, but {must}"
 
 

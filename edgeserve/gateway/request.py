@@ -58,8 +58,7 @@ def _grammar(grammar: Any) -> Any:
             return None
         case {"type": "json", "value": dict(), **others} if not others:
             return grammar
-        case {"type": "regex", "value": str(pattern), **others} if not others:
-            pattern.encode()  # half of a surrogate pair: a ValueError
+        case {"type": "regex", "value": str(), **others} if not others:
             return grammar
     raise ValueError
 

@@ -39,7 +39,7 @@ _Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
 
 def _few(tools: Any) -> Any:
-    """And writable: no NaN, and no half of a surrogate pair."""
+    """And writable: no NaN."""
     if len(json.dumps(tools, ensure_ascii=False, allow_nan=False).encode()) > TOOLS_KB_MAX * 1024:
         raise ValueError
     return tools

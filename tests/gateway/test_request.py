@@ -89,7 +89,6 @@ def refusal_or_nothing(of: bytes) -> str:
         ("grammar", {"type": "json"}, "an object of 1"),
         ("grammar", {"type": "json", "value": "[0-9]"}, "an object of 2"),
         ("grammar", {"type": "regex", "value": {}}, "an object of 2"),
-        ("grammar", {"type": "regex", "value": "a\ud800"}, "an object of 2"),
         ("grammar", {"type": "json", "value": {}, "strict": True}, "an object of 3"),
         ("grammar", "[0-9]", '"[0-9]"'),
     ],
@@ -235,7 +234,7 @@ def test_half_a_surrogate_pair_is_refused_and_can_be_told(place: str) -> None:
     }
     message = refusal(json.dumps(documents[place]).encode())
     message.encode("utf-8")
-    assert "half of a surrogate pair" in message or r'"\ud800" is not known' in message
+    assert "holds half of a surrogate pair" in message
 
 
 # -- JSON --------------------------------------------------------------------------------------

@@ -89,7 +89,7 @@ def refusal(**fields: Any) -> str:
         ({"tools": [tool(f"f{i}") for i in range(TOOLS_MAX + 1)]}, "tools is a list of 129"),
         ({"tools": [tool("f", description="x" * 2**18)]}, f"of {TOOLS_KB_MAX} KiB together"),
         ({"tools": [tool("f", parameters={"x": float("nan")})]}, "tools is a list of 1, but"),
-        ({"tools": [tool("f", parameters={"x": "\ud800"})]}, "tools is a list of 1, but"),
+        ({"tools": [tool("f", parameters={"x": "\ud800"})]}, "function.parameters.x holds half of"),
         ({"tools": [tool("f"), tool("g"), tool("f")]}, "tools has 2 functions called f"),
         (
             {"tools": [tool("f", parameters={"type": "string"})]},
