@@ -50,6 +50,8 @@ class FakeEngine:
     def __init__(
         self, clock: Clock, reply: Reply = echo, *, stages: int = 2, step_s: float = 0.01
     ) -> None:
+        self.cached_tokens = 0
+        """Of each prompt from now on, as receipts and usage say."""
         self.orders: list[Order] = []
         self.cancelled: list[Order] = []
         self._clock = clock
@@ -212,6 +214,7 @@ class FakeEngine:
             received_s=order.received_s,
             prompt_tokens=len(order.prompt),
             queued_s=now_s - order.received_s,
+            cached_tokens=self.cached_tokens,
         )
         generation = Generation(ledger, lambda: self._cancel(running))
         running = _Running(order=order, reply=reply, ledger=ledger, generation=generation)

@@ -28,7 +28,6 @@ from edgeserve.gateway.openai_request import (
     ChatRequest,
     CompletionRequest,
     OpenAIRequest,
-    field_names,
 )
 from edgeserve.gateway.parts import GatewayParts, ModelFacts
 from edgeserve.gateway.request import NOT_SUPPORTED, Parameters
@@ -251,7 +250,7 @@ def test_every_field_of_openais_routes_is_documented_with_what_it_must_be() -> N
     for heading, kind in headings.items():
         rows = [*both, *_rows(_section(page, heading))]
         documented = {_code(row[0]): row[1] for row in rows}
-        expected = {name: kind.model_fields[name].description for name in field_names(kind)}
+        expected = {name: kind.model_fields[name].description for name in kind.names()}
 
         assert documented == expected
 

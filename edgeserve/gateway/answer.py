@@ -58,6 +58,11 @@ class Answer:
         return "".join(piece.text for piece in self.pieces)
 
     @property
+    def stop_string(self) -> str | None:
+        """The one that ended the answer; None if none did."""
+        return self._stops.found
+
+    @property
     def ends_early(self) -> bool:
         """Whether the engine would go on: it knows nothing of stop strings."""
         return self.finish_reason is None or self._stops.found is not None

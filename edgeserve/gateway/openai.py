@@ -1,24 +1,22 @@
 """POST /v1/completions, POST /v1/chat/completions and GET /v1/models (of all or of one), for
 clients made for OpenAI.
 
-Several answers to one prompt are several sequences. The first is admitted before the others, so
-that they find the pages of the prompt computed (`schedule/page_holders.py` shares them). All are
-admitted, or none, before an answer begins: what is refused is a status and not an event. Refuses to
-know what a body may hold (`openai_request.py`) and how an answer is worded (`openai_answer.py`).
+Refuses to know what a body may hold (`openai_request.py`), how an answer is worded
+(`openai_answer.py`), and how a chat becomes sequences (`generate/`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from starlette.types import Receive
 
 from edgeserve.clock import unix_ns
-from edgeserve.errors import NotFound, Unprocessable
+from edgeserve.errors import NotFound
+from edgeserve.gateway.api.body import parse_body
 from edgeserve.gateway.documented import (
     ANYTHING,
     EVENTS,
@@ -31,37 +29,19 @@ from edgeserve.gateway.documented import (
     object_with,
 )
 from edgeserve.gateway.exchange import exchange_of
-from edgeserve.gateway.guide import TokenGuide
+from edgeserve.gateway.generate.admission import admit
+from edgeserve.gateway.generate.chat import ChatStarter, chat_dialect
 from edgeserve.gateway.intake import Dialect, Intake
-from edgeserve.gateway.openai_answer import Chats, Completions, Form, Reply
-from edgeserve.gateway.openai_request import (
-    ChatRequest,
-    CompletionRequest,
-    OpenAIRequest,
-    parse_openai,
-    request_schema,
-)
+from edgeserve.gateway.openai_answer import Chats, Completions, Reply
+from edgeserve.gateway.openai_request import ChatRequest, CompletionRequest
 from edgeserve.gateway.parts import GatewayParts
-from edgeserve.gateway.run import Run, together
 from edgeserve.gateway.stream import STATUS_GONE, EventStream, until_gone
-from edgeserve.gateway.tool_answer import ToolChats
-from edgeserve.gateway.tool_request import ToolUse
-from edgeserve.pipeline.generation import Order
 
 COMPLETIONS = Dialect(
     prompt="prompt", new_tokens="max_tokens", path="", shorter="", new_tokens_default=16
 )
 """OpenAI's default is 16, too."""
-CHATS = Dialect(
-    prompt="messages",
-    new_tokens="max_completion_tokens",
-    path="",
-    shorter="",
-    new_tokens_default=1024,
-)
-"""OpenAI's default is all that the context leaves. Here that would reserve pages for all of it, and
-keep others out; 1024 tokens are a long answer.
-"""
+CHATS = chat_dialect(messages="messages", new_tokens="max_completion_tokens")
 
 ANSWER = object_with(
     id=STRING,
@@ -86,7 +66,7 @@ def openai_routes(parts: GatewayParts) -> APIRouter:
         ("/v1/chat/completions", openai.chat, ChatRequest),
     )
     for path, serve, kind in kinds:
-        content = {"application/json": {"schema": request_schema(kind)}}
+        content = {"application/json": {"schema": kind.schema_document()}}
         body = {"requestBody": {"required": True, "content": content}}
         router.add_api_route(
             path, serve, methods=["POST"], openapi_extra=body, response_class=Response,
@@ -99,7 +79,7 @@ class OpenAI:
     def __init__(self, parts: GatewayParts) -> None:
         self._parts = parts
         self._completions = Intake(parts, COMPLETIONS)
-        self._chats = Intake(parts, CHATS)
+        self._chats = ChatStarter(parts, CHATS)
         self._started_s = unix_ns() // 10**9
 
     async def models(self) -> dict[str, Any]:
@@ -122,45 +102,39 @@ class OpenAI:
     async def completions(self, request: Request) -> Response:
         """Goes on with a text, or with several."""
         received_s = self._parts.clock.now_s()
-        asked = parse_openai(await request.body(), CompletionRequest)
+        asked = parse_body(await request.body(), CompletionRequest)
         self._parts.model.served_as(asked.model)  # or it is refused
         prompts = [await self._tokens(each) for each in asked.prompt]
-        guide = await self._guide(asked)
-        orders = self._orders(
-            self._completions, prompts, asked, received_s, tenant=_tenant(request), guide=guide
-        )
+        wanted, tenant = asked.json_answer, exchange_of(request).tenant_name
+        guide = None if wanted is None else await wanted.guide(self._parts.guides)
+        orders = [
+            [
+                self._completions.order(prompt, asked.wishes(answer), received_s, tenant, guide)
+                for answer in range(asked.count)
+            ]
+            for prompt in prompts
+        ]
         echoes = [  # of prompts that fit the model: what does not is not worth its decoding
             self._text(each) if asked.echo else ""
             for each in asked.prompt
             for _ in range(asked.count)
         ]
         form = Completions(self._parts.tokenizer, echoes, logprobs=asked.logprobs)
-        return await self._answer(request, asked, form, orders)
+        runs = await admit(self._parts, request, orders, asked.stop or ())
+        return await self._answer(request, Reply(self._parts, asked, form, runs))
 
     async def chat(self, request: Request) -> Response:
         """Answers to a conversation, written down by the model's own chat template."""
         received_s = self._parts.clock.now_s()
-        asked = parse_openai(await request.body(), ChatRequest)
+        asked = parse_body(await request.body(), ChatRequest)
         self._parts.model.served_as(asked.model)  # or it is refused
-        use = self._tool_use(asked)
-        text = await self._conversation(asked, use)
-        prompt = await self._chats.encode(text, framed=False)
-        form = self._chat_form(asked, use)
-        guide = await self._guide(asked) if use is None else await self._call_guide(use)
-        orders = self._orders(
-            self._chats, [prompt], asked, received_s, tenant=_tenant(request), guide=guide
-        )
-        return await self._answer(request, asked, form, orders)
+        answers = await self._chats.begin(request, asked.conversation(), received_s)
+        form = Chats(self._parts.tokenizer, answers, logprobs=bool(asked.logprobs))
+        runs = [answer.run for answer in answers]
+        return await self._answer(request, Reply(self._parts, asked, form, runs))
 
-    async def _answer(
-        self, request: Request, asked: OpenAIRequest, form: Form, orders: Sequence[Sequence[Order]]
-    ) -> Response:
-        exchange = exchange_of(request)
-        exchange.reserve([order for alike in orders for order in alike])
-        runs = await self._admit(request.receive, asked, orders)
-        exchange.runs += runs
-        reply = Reply(self._parts, asked, form, runs)
-        if asked.stream:
+    async def _answer(self, request: Request, reply: Reply) -> Response:
+        if reply.streams:
             return EventStream(reply.write_events, reply.close)
         with closing(reply):
             await until_gone(request.receive, reply.finish())
@@ -168,92 +142,8 @@ class OpenAI:
                 return Response(status_code=STATUS_GONE)
             return JSONResponse(reply.document())
 
-    async def _admit(
-        self, receive: Receive, asked: OpenAIRequest, orders: Sequence[Sequence[Order]]
-    ) -> list[Run]:
-        """All of them, or none: the error that keeps one out is raised, and frees the others."""
-        with ExitStack() as admitted:
-            runs = [[await self._run(first, asked, admitted)] for first, *_ in orders]
-            if asked.count > 1:
-                await until_gone(receive, together(first.next_piece() for (first,) in runs))
-            for alike, (_, *others) in zip(runs, orders, strict=True):
-                alike += [await self._run(order, asked, admitted) for order in others]
-            admitted.pop_all()
-        return [run for alike in runs for run in alike]
-
-    async def _run(self, order: Order, asked: OpenAIRequest, admitted: ExitStack) -> Run:
-        run = Run(self._parts, order, await self._parts.engine.submit(order), asked.stop or ())
-        admitted.callback(run.close)
-        return run
-
-    def _orders(
-        self,
-        intake: Intake,
-        prompts: Sequence[Sequence[int]],
-        asked: OpenAIRequest,
-        received_s: float,
-        *,
-        tenant: str,
-        guide: TokenGuide | None,
-    ) -> list[list[Order]]:
-        """For each prompt as many as it gets answers."""
-        return [
-            [
-                intake.order(prompt, asked.wishes(answer), received_s, tenant, guide)
-                for answer in range(asked.count)
-            ]
-            for prompt in prompts
-        ]
-
-    async def _guide(self, asked: OpenAIRequest) -> TokenGuide | None:
-        """What the answers are held to; each gets a copy."""
-        form = asked.response_format
-        if form is None or form.type == "text":
-            return None
-        if form.json_schema is None:
-            return await self._parts.guides.json_object()
-        return await self._parts.guides.json_schema(form.json_schema.schema_)
-
     async def _tokens(self, prompt: str | list[int]) -> Sequence[int]:
         return prompt if isinstance(prompt, list) else await self._completions.encode(prompt)
 
     def _text(self, prompt: str | list[int]) -> str:
         return prompt if isinstance(prompt, str) else self._parts.tokenizer.decode(prompt)
-
-    async def _call_guide(self, use: ToolUse) -> TokenGuide | None:
-        grammar = use.grammar()
-        return None if grammar is None else await self._parts.guides.lark(grammar)
-
-    def _chat_form(self, asked: ChatRequest, use: ToolUse | None) -> Form:
-        tokenizer, logprobs = self._parts.tokenizer, bool(asked.logprobs)
-        if use is None:
-            return Chats(tokenizer, logprobs=logprobs)
-        return ToolChats(tokenizer, use, logprobs=logprobs)
-
-    def _tool_use(self, asked: ChatRequest) -> ToolUse | None:
-        """None: no function can be called."""
-        template = self._parts.chat_template
-        if template is None or not asked.speaks_of_tools:
-            return None
-        if template.call_syntax is None:
-            raise Unprocessable(
-                f"there are tools, but the chat template of {self._parts.model.name} has none, or "
-                "has them called in a way that is not known here; known are <tool_call> tags and "
-                'bare JSON; leave tools and calls out, or set tool_choice to "none"',
-                param="tools",
-            )
-        return ToolUse(asked=asked, syntax=template.call_syntax) if asked.callable else None
-
-    async def _conversation(self, asked: ChatRequest, use: ToolUse | None) -> str:
-        if self._parts.chat_template is None:
-            raise Unprocessable(
-                f"{self._parts.model.name} has no chat template: put a chat_template.jinja into "
-                "its folder and start the gateway again, or post a prompt to /v1/completions",
-                param="messages",
-            )
-        tools = None if use is None else use.told()
-        return await self._parts.chat_template.render(asked.conversation(), tools)
-
-
-def _tenant(request: Request) -> str:
-    return exchange_of(request).tenant_name

@@ -7,7 +7,6 @@ each. Refuses to know how a request was parsed and admitted.
 from __future__ import annotations
 
 import json
-import math
 import secrets
 from collections.abc import Sequence
 from functools import partial
@@ -18,6 +17,14 @@ from typing import Any, Protocol
 from edgeserve.clock import unix_ns
 from edgeserve.errors import EdgeserveError
 from edgeserve.gateway.answer import Piece
+from edgeserve.gateway.api.token_logprobs import finite, is_told, token_logprobs, token_text
+from edgeserve.gateway.generate.answer_events import (
+    ChatAnswer,
+    ChatEvent,
+    Ended,
+    TextDelta,
+    ToolCall,
+)
 from edgeserve.gateway.openai_error import openai_error
 from edgeserve.gateway.openai_request import OpenAIRequest
 from edgeserve.gateway.parts import GatewayParts
@@ -25,7 +32,6 @@ from edgeserve.gateway.run import Run, together
 from edgeserve.gateway.stream import Emit
 from edgeserve.gateway.tokenizer import Tokenizer
 
-LOGPROB_MIN = -9999.0  # what OpenAI says of a token that cannot be: JSON has no infinity
 DONE = b"data: [DONE]\n\n"
 
 
@@ -57,6 +63,10 @@ class Reply:
             "model": parts.model.served_as(asked.model),
             **parts.notes(),
         }
+
+    @property
+    def streams(self) -> bool:
+        return bool(self._asked.stream)
 
     @property
     def is_complete(self) -> bool:
@@ -149,10 +159,10 @@ class Completions:
             return None
         start = len(run.answer.text) - sum(len(piece.text) for piece in newest)
         offsets = accumulate((len(piece.text) for piece in newest), initial=start)
-        told = [(p, at) for p, at in zip(newest, offsets, strict=False) if _is_told(run, p)]
+        told = [(p, at) for p, at in zip(newest, offsets, strict=False) if is_told(run, p)]
         return {
-            "tokens": [_token_text(self._tokenizer, piece) for piece, _ in told],
-            "token_logprobs": [_finite(piece.logprob) for piece, _ in told],
+            "tokens": [token_text(self._tokenizer, piece) for piece, _ in told],
+            "token_logprobs": [finite(piece.logprob) for piece, _ in told],
             "top_logprobs": [self._likeliest(piece) for piece, _ in told]
             if self._logprobs
             else None,
@@ -164,62 +174,75 @@ class Completions:
         characters, it is the one that is told, or else the likeliest.
         """
         told = (*reversed(piece.top), piece)
-        found = {_token_text(self._tokenizer, each): _finite(each.logprob) for each in told}
+        found = {token_text(self._tokenizer, each): finite(each.logprob) for each in told}
         return dict(sorted(found.items(), key=itemgetter(1), reverse=True))
 
 
 class Chats:
+    """Text, and calls of functions beside it. `answers` are those of the runs, in their order."""
+
     prefix = "chatcmpl-"
     whole = "chat.completion"
     chunk = "chat.completion.chunk"
 
-    def __init__(self, tokenizer: Tokenizer, *, logprobs: bool) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, answers: Sequence[ChatAnswer], *, logprobs: bool
+    ) -> None:
         self._tokenizer = tokenizer
+        self._answers = answers
         self._logprobs = logprobs
 
-    def choice(self, index: int, run: Run) -> dict[str, Any]:  # noqa: ARG002  # alike
-        message = {"role": "assistant", "content": run.answer.text}
-        return {"message": message, "logprobs": self._shown(run, run.answer.pieces)}
+    def choice(self, index: int, run: Run) -> dict[str, Any]:
+        events = self._answers[index].take_all()
+        calls, text = _calls(events), _text(events)
+        message = {
+            "role": "assistant",
+            "content": text or (None if calls else ""),
+            **({"tool_calls": [_told(call) for call in calls]} if calls else {}),
+        }
+        logprobs = self._shown(run, run.answer.pieces)
+        return {"message": message, "logprobs": logprobs, **_end(events)}
 
-    def delta(self, index: int, run: Run, piece: Piece) -> dict[str, Any]:  # noqa: ARG002  # alike
-        role = {"role": "assistant"} if len(run.answer.pieces) == 1 else {}
-        delta = {**role, "content": piece.text}
-        return {"delta": delta, "logprobs": self._shown(run, [piece])}
+    def delta(self, index: int, run: Run, piece: Piece) -> dict[str, Any]:
+        answer = self._answers[index]
+        role = {"role": "assistant"} if answer.is_new else {}
+        events = answer.take(piece)
+        calls, text = _calls(events), _text(events)
+        delta = {
+            **role,
+            **({"content": text} if text or not answer.may_call else {}),
+            **({"tool_calls": [{"index": c.index, **_told(c)} for c in calls]} if calls else {}),
+        }
+        return {"delta": delta, "logprobs": self._shown(run, [piece]), **_end(events)}
 
     def _shown(self, run: Run, newest: Sequence[Piece]) -> dict[str, Any] | None:
         if not self._logprobs:
             return None
-        return {"content": [self._entry(piece) for piece in newest if _is_told(run, piece)]}
+        told = [piece for piece in newest if is_told(run, piece)]
+        return {"content": [token_logprobs(self._tokenizer, piece) for piece in told]}
 
-    def _entry(self, piece: Piece) -> dict[str, Any]:
-        likeliest = [self._told(each) for each in piece.top]
-        return {**self._told(piece), "top_logprobs": likeliest}
 
-    def _told(self, piece: Piece) -> dict[str, Any]:
-        return {
-            "token": _token_text(self._tokenizer, piece),
-            "logprob": _finite(piece.logprob),
-            "bytes": list(self._tokenizer.token_bytes(piece.token)),
-        }
+def _calls(events: Sequence[ChatEvent]) -> list[ToolCall]:
+    return [each for each in events if isinstance(each, ToolCall)]
+
+
+def _told(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": f"call_{call.key}", "type": "function", "function": function}
+
+
+def _text(events: Sequence[ChatEvent]) -> str:
+    return "".join(each.text for each in events if isinstance(each, TextDelta))
+
+
+def _end(events: Sequence[ChatEvent]) -> dict[str, str]:
+    ends = [each for each in events if isinstance(each, Ended)]
+    return {"finish_reason": ends[0].finish_reason} if ends else {}
 
 
 def _finish_reason(run: Run) -> str | None:
     reason = run.answer.finish_reason
     return "stop" if reason in ("eos_token", "stop_sequence") else reason
-
-
-def _is_told(run: Run, piece: Piece) -> bool:
-    """The token that says that the answer is over is no part of it."""
-    return piece.token not in run.order.stop_ids
-
-
-def _token_text(tokenizer: Tokenizer, piece: Piece) -> str:
-    """The token's own, which is not what it adds to a text: half a character has one, too."""
-    return tokenizer.token_bytes(piece.token).decode(errors="replace")
-
-
-def _finite(logprob: float) -> float:
-    return logprob if math.isfinite(logprob) else LOGPROB_MIN
 
 
 def _event(document: dict[str, Any]) -> bytes:

@@ -10,30 +10,22 @@ What this module refuses to know: the model, its tokens and its chat template.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
 
-from edgeserve.errors import Unprocessable
 from edgeserve.families.sampling import SEED_MAX
-from edgeserve.gateway.refusal import (
-    cut,
-    not_supported,
-    parse_json,
-    sentence,
-    shown,
-    unknown,
-    wrong,
-)
-from edgeserve.gateway.request import COUNT_MAX, STRICT, Parameters, StopString, path
+from edgeserve.gateway.api.body import Body
+from edgeserve.gateway.generate.conversation import Conversation, JsonAnswer
+from edgeserve.gateway.request import COUNT_MAX, STRICT, Parameters, StopString
 from edgeserve.gateway.tool_request import CallFields, ToolFields
 
 CHOICES_MAX = 16  # OpenAI has 128; here each holds pages for its worst case
 MESSAGES_MAX = 2048
-NATIVE_ONLY = {
+NATIVE_ONLY = frozenset({
     "max_new_tokens", "do_sample", "truncate", "return_full_text", "details", "top_n_tokens",
     "grammar",
-}  # fmt: skip
+})  # fmt: skip
 """Names of `/generate` that OpenAI has other words for, or none."""
 NOT_SERVED: Mapping[str, tuple[Any, ...]] = {
     "best_of": (None, 1),
@@ -139,8 +131,11 @@ class Message(CallFields):
         return self.model_dump(include=told, exclude_none=True) | self.told_calls()
 
 
-class OpenAIRequest(Parameters):
+class OpenAIRequest(Parameters, Body):
     """What both routes take. Each description finishes the sentence '... must be'."""
+
+    NOT_SERVED = NOT_SERVED
+    HIDDEN = NATIVE_ONLY
 
     model: str | None = Field(
         None,
@@ -201,6 +196,14 @@ class OpenAIRequest(Parameters):
                 f"{'given' if form.json_schema else 'missing'}: give both, or neither"
             )
         yield from _too_many(self.answers, bool(self.timing))
+
+    @property
+    def json_answer(self) -> JsonAnswer | None:
+        """What the answers are held to."""
+        form = self.response_format
+        if form is None or form.type == "text":
+            return None
+        return JsonAnswer(schema=form.json_schema.schema_ if form.json_schema else None)
 
     @property
     def answers(self) -> int:
@@ -282,76 +285,15 @@ class ChatRequest(OpenAIRequest, ToolFields):
     def alternatives(self) -> int:
         return self.top_logprobs or 0
 
-    @property
-    def speaks_of_tools(self) -> bool:
-        return bool(self.callable) or any(m.tool_calls or m.tool_call_id for m in self.messages)
-
-    def conversation(self) -> list[dict[str, Any]]:
-        """What a chat template is given."""
-        return [message.told() for message in self.messages]
-
-
-Kind = TypeVar("Kind", bound=OpenAIRequest)
-
-
-def parse_openai(body: bytes, kind: type[Kind]) -> Kind:
-    """Raises BadRequest if the body is not JSON, or else Unprocessable with all that is wrong with
-    it.
-    """
-    document = parse_json(body)
-    if not isinstance(document, dict):
-        raise Unprocessable(f"the body is {shown(document)}, but must be an object")
-    names = field_names(kind)
-    problems = unknown("", document, [*names, *NOT_SERVED])
-    problems += not_supported("", document, NOT_SERVED)
-    request, more = _validated(kind, {name: document[name] for name in names if name in document})
-    problems += more
-    if request is None or problems:
-        raise Unprocessable(sentence(problems), problems=len(problems))
-    return request
-
-
-def field_names(kind: type[OpenAIRequest]) -> list[str]:
-    return [name for name in kind.model_fields if name not in NATIVE_ONLY]
-
-
-def request_schema(kind: type[OpenAIRequest]) -> dict[str, Any]:
-    """For /openapi.json, complete in itself."""
-    schema = kind.model_json_schema()
-    definitions = schema.pop("$defs")
-    for name in NATIVE_ONLY:
-        del schema["properties"][name]
-    inlined: dict[str, Any] = _inlined(schema, definitions)
-    return inlined
-
-
-def _inlined(part: Any, definitions: Mapping[str, Any]) -> Any:
-    if isinstance(part, list):
-        return [_inlined(each, definitions) for each in part]
-    if not isinstance(part, dict):
-        return part
-    if "$ref" in part:
-        return _inlined(definitions[part["$ref"].rpartition("/")[2]], definitions)
-    return {key: _inlined(value, definitions) for key, value in part.items()}
-
-
-def _validated(kind: type[Kind], known: dict[str, Any]) -> tuple[Kind | None, list[str]]:
-    try:
-        request = kind.model_validate(known)
-    except ValidationError as error:
-        # Bounded: strangers are gone, lists fail at their first element, and biases are few.
-        return None, [_problem(kind, each) for each in error.errors(include_url=False)]
-    return request, list(request.contradictions())
-
-
-def _problem(kind: type[OpenAIRequest], error: Any) -> str:
-    name, *places = error["loc"]
-    subject = f"{name} must" if places else "must"
-    return wrong(
-        error,
-        cut(f"{name}{path(tuple(places))}"),
-        f"{subject} be {kind.model_fields[name].description}",
-    )
+    def conversation(self) -> Conversation:
+        """The same in no dialect."""
+        return Conversation(
+            messages=[message.told() for message in self.messages],
+            answers=[self.wishes(answer) for answer in range(self.count)],
+            stop=self.stop or (),
+            tools=self.told_tools(),
+            json_answer=self.json_answer,
+        )
 
 
 def _too_many(answers: int, timing: bool) -> Iterator[str]:

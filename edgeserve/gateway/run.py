@@ -33,6 +33,11 @@ class Run:
         """Its finish reason, or else the type of the error, or 'cancelled': by its client."""
         return self.answer.finish_reason or self.failure or "cancelled"
 
+    @property
+    def cached_tokens(self) -> int:
+        """Of the prompt: their keys and values were there already. Known with the first token."""
+        return self._generation.cached_tokens
+
     async def finish(self) -> None:
         """Returns when the answer is complete; raises the error that ended it before."""
         while self.answer.finish_reason is None:

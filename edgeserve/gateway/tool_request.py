@@ -1,41 +1,25 @@
-"""What a chat says of tools: the functions it offers, how they are to be chosen, and earlier calls.
+"""What a chat says of tools in the words of OpenAI's chat completions: the functions it offers, how
+they are to be chosen, and earlier calls.
 
-Functions alone are tools here. Where one has to be called, the answer is held to a grammar that
-writes the call out in the model's own syntax, and the arguments to the function's schema; where the
-model may choose, it is free, and what it says is searched for calls. Refuses to know the rest of a
-request, how a call is found (`tool_call.py`) and how it is told (`tool_answer.py`).
+Functions alone are tools here. Refuses to know the rest of a request, and what is made of the tools
+(`generate/tools.py`).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from edgeserve.gateway.guide import json_rules
+from edgeserve.gateway.generate.tools import Function, FunctionName, Tools
 from edgeserve.gateway.refusal import cut, parsed, shown
 from edgeserve.gateway.request import STRICT
-from edgeserve.gateway.tool_call import CallFinder, Syntax
 
 TOOLS_MAX = 128  # OpenAI's
 TOOLS_KB_MAX = 256  # a long one takes 2; the model has to read all of it with each request
-NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
-SPACED = {
-    "x-guidance": {
-        "whitespace_flexible": False,
-        "item_separator": ", ",
-        "key_separator": ": ",
-    }
-}
-"""For llguidance: as templates write the calls that a model has seen. A model that may write spaces
-for ever will.
-"""
 CHOICES = ("none", "auto", "required")
-
-_Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
 
 def _few(tools: Any) -> Any:
@@ -72,36 +56,11 @@ def _object(text: Any) -> Any:
     return arguments
 
 
-class Function(BaseModel):
-    """`strict` or not, a call that is asked for follows the schema; one that the model chose itself
-    may not.
-    """
-
-    model_config = STRICT
-
-    name: _Name
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-
-    @property
-    def schema_(self) -> dict[str, Any]:
-        """Of the arguments: always an object."""
-        return NO_PARAMETERS if self.parameters is None else {"type": "object", **self.parameters}
-
-
 class Tool(BaseModel):
     model_config = STRICT
 
     type: Literal["function"]
     function: Function
-
-    def told(self) -> dict[str, Any]:
-        """What a chat template is given: what templates expect, in the order that they expect."""
-        function = self.function
-        description = {} if function.description is None else {"description": function.description}
-        told = {"name": function.name, **description, "parameters": function.schema_}
-        return {"type": "function", "function": told}
 
 
 _Tools = Annotated[list[Tool], Field(max_length=TOOLS_MAX, fail_fast=True)]
@@ -110,7 +69,7 @@ _Tools = Annotated[list[Tool], Field(max_length=TOOLS_MAX, fail_fast=True)]
 class FunctionCalled(BaseModel):
     model_config = STRICT
 
-    name: _Name
+    name: FunctionName
     arguments: Annotated[
         dict[str, Any], BeforeValidator(_object), WithJsonSchema({"type": "string"})
     ]
@@ -196,6 +155,14 @@ class ToolFields(BaseModel):
             return [tool for tool in self.callable if tool.function.name == name]
         return self.callable if self.tool_choice == "required" else ()
 
+    def told_tools(self) -> Tools:
+        """The same in no dialect."""
+        return Tools(
+            functions=[tool.function for tool in self.callable],
+            required=[tool.function for tool in self.forced],
+            is_single=self.parallel_tool_calls is False or isinstance(self.tool_choice, dict),
+        )
+
     def tool_contradictions(self) -> Iterator[str]:
         names = [tool.function.name for tool in self.tools or ()]
         for name in sorted({name for name in names if names.count(name) > 1}):
@@ -210,47 +177,3 @@ class ToolFields(BaseModel):
         if self.tool_choice not in (None, "none", "auto") and not self.forced:
             known = f"known are {shown(', '.join(names))}" if names else "there are no tools"
             yield f"tool_choice is {cut(json.dumps(self.tool_choice))}, but {known}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ToolUse:
-    """What one chat makes of its tools with a model that calls in `syntax`."""
-
-    asked: ToolFields
-    syntax: Syntax
-
-    def told(self) -> list[dict[str, Any]]:
-        return [tool.told() for tool in self.asked.callable]
-
-    def finder(self) -> CallFinder:
-        names = (tool.function.name for tool in self.asked.callable)
-        return CallFinder(self.syntax, names, calls_max=1 if self._calls_once else None)
-
-    def grammar(self) -> str | None:
-        """In llguidance's dialect of Lark; None if the model may say what it wants. Raises
-        Unprocessable for schemas that ask for too much work.
-        """
-        forced = self.asked.forced
-        if not forced:
-            return None
-        joint = json.dumps(self.syntax.joint)
-        more = "" if self._calls_once else f" ({joint} call)*"
-        kinds = [f"f{i}" for i in range(len(forced))]
-        rules = [f"start: call{more}", f"call: {self._within_tags(' | '.join(kinds))}"]
-        schemas = json_rules([tool.function.schema_ for tool in forced], SPACED)
-        calls = (self._written(t.function.name, s) for t, s in zip(forced, schemas, strict=True))
-        return "\n".join([*rules, *map("{}: {}".format, kinds, calls)])
-
-    @property
-    def _calls_once(self) -> bool:
-        return self.asked.parallel_tool_calls is False or isinstance(self.asked.tool_choice, dict)
-
-    def _within_tags(self, rule: str) -> str:
-        if not self.syntax.opening:
-            return rule
-        tags = (self.syntax.opening + "\n", "\n" + self.syntax.closing)
-        return f"{json.dumps(tags[0])} ({rule}) {json.dumps(tags[1])}"
-
-    def _written(self, name: str, arguments: str) -> str:
-        head = f'{{"name": "{name}", "{self.syntax.arguments}": '
-        return f'{json.dumps(head)} {arguments} "}}"'

@@ -108,6 +108,11 @@ class Generation:
         self.is_answered = answered
         self._cancel()
 
+    @property
+    def cached_tokens(self) -> int:
+        """Of the prompt: their keys and values were there already. Known with the first token."""
+        return self._ledger.cached_tokens
+
     def receipt(self, finished_s: float, tokens: int) -> dict[str, Any]:
         """The RECEIPT for its first `tokens` tokens."""
         return self._ledger.receipt(finished_s, tokens)

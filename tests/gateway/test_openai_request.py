@@ -11,15 +11,13 @@ from hypothesis import strategies as st
 
 from edgeserve.errors import BadRequest, Unprocessable
 from edgeserve.families.sampling import SEED_MAX
+from edgeserve.gateway.api.body import parse_body
 from edgeserve.gateway.openai_request import (
     CHOICES_MAX,
     NOT_SERVED,
     ChatRequest,
     CompletionRequest,
     OpenAIRequest,
-    field_names,
-    parse_openai,
-    request_schema,
 )
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -35,23 +33,23 @@ JSON = st.recursive(
 
 
 def completion(**fields: Any) -> CompletionRequest:
-    return parse_openai(json.dumps({"prompt": "x", **fields}).encode(), CompletionRequest)
+    return parse_body(json.dumps({"prompt": "x", **fields}).encode(), CompletionRequest)
 
 
 def chat(**fields: Any) -> ChatRequest:
-    return parse_openai(json.dumps({"messages": HELLO, **fields}).encode(), ChatRequest)
+    return parse_body(json.dumps({"messages": HELLO, **fields}).encode(), ChatRequest)
 
 
 def refusal(kind: type[OpenAIRequest], **fields: Any) -> str:
     needed = dict(KINDS)[kind]
     with pytest.raises(Unprocessable) as error:
-        parse_openai(json.dumps({**needed, **fields}).encode(), kind)
+        parse_body(json.dumps({**needed, **fields}).encode(), kind)
     return str(error.value)
 
 
 def refusal_or_nothing(body: bytes, kind: type[OpenAIRequest]) -> str:
     try:
-        parse_openai(body, kind)
+        parse_body(body, kind)
     except BadRequest as error:
         return str(error)
     return ""
@@ -151,15 +149,15 @@ def test_one_prompt_is_a_list_of_one(prompt: Any, several: Any) -> None:
 
 def test_a_missing_prompt_is_told() -> None:
     with pytest.raises(Unprocessable, match=r"^prompt is missing, but must be a string of"):
-        parse_openai(b"{}", CompletionRequest)
+        parse_body(b"{}", CompletionRequest)
     with pytest.raises(Unprocessable, match=r"^messages is missing, but must be a list of 1 to"):
-        parse_openai(b"{}", ChatRequest)
+        parse_body(b"{}", ChatRequest)
 
 
 @pytest.mark.parametrize("body", [b"[]", b'"x"', b"null"])
 def test_a_body_that_is_no_object_is_told(body: bytes) -> None:
     with pytest.raises(Unprocessable, match="^the body is .*, but must be an object$"):
-        parse_openai(body, ChatRequest)
+        parse_body(body, ChatRequest)
 
 
 @pytest.mark.parametrize(("kind", "needed"), KINDS)
@@ -168,7 +166,7 @@ def test_what_is_not_served_is_refused_by_name_unless_it_asks_for_nothing(
 ) -> None:
     for name, neutral in NOT_SERVED.items():
         for value in neutral:
-            assert parse_openai(json.dumps({**needed, name: value}).encode(), kind).count == 1
+            assert parse_body(json.dumps({**needed, name: value}).encode(), kind).count == 1
         words = f"{name} is 7.5, which is not supported here: leave it out"
         assert refusal(kind, **{name: 7.5}).startswith(words)
     functions = [{"name": "f"}]
@@ -247,9 +245,9 @@ def test_the_error_is_short_however_long_the_body(fields: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize(("kind", "needed"), KINDS)
 def test_null_is_as_good_as_nothing(kind: type[OpenAIRequest], needed: dict[str, Any]) -> None:
-    nulls = dict.fromkeys([*field_names(kind), *NOT_SERVED])
-    bare = parse_openai(json.dumps(needed).encode(), kind)
-    assert parse_openai(json.dumps({**nulls, **needed}).encode(), kind) == bare
+    nulls = dict.fromkeys([*kind.names(), *NOT_SERVED])
+    bare = parse_body(json.dumps(needed).encode(), kind)
+    assert parse_body(json.dumps({**nulls, **needed}).encode(), kind) == bare
 
 
 def test_answers_are_sampled_unless_told_otherwise() -> None:
@@ -284,7 +282,10 @@ def test_either_name_bounds_the_answer() -> None:
 def test_text_parts_are_one_text() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     asked = chat(messages=[{"role": "user", "content": parts, "name": "Ann"}, *HELLO])
-    assert asked.conversation() == [{"role": "user", "content": "a\nb", "name": "Ann"}, *HELLO]
+    assert asked.conversation().messages == [
+        {"role": "user", "content": "a\nb", "name": "Ann"},
+        *HELLO,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -305,7 +306,7 @@ def test_other_parts_than_text_are_refused(part: Any) -> None:
 def test_an_answer_can_be_sent_back_as_it_came() -> None:
     nulls = {"refusal": None, "tool_calls": None, "function_call": None}
     asked = chat(messages=[*HELLO, {"role": "assistant", "content": "hi", **nulls}, *HELLO])
-    assert asked.conversation()[1] == {"role": "assistant", "content": "hi"}
+    assert asked.conversation().messages[1] == {"role": "assistant", "content": "hi"}
 
 
 # -- whatever is sent --------------------------------------------------------------------------
@@ -316,7 +317,7 @@ def test_an_answer_can_be_sent_back_as_it_came() -> None:
 @given(
     st.sampled_from(KINDS),
     st.dictionaries(
-        st.sampled_from(sorted({*field_names(CompletionRequest), *field_names(ChatRequest)})), JSON
+        st.sampled_from(sorted({*CompletionRequest.names(), *ChatRequest.names()})), JSON
     ),
 )
 def test_whatever_is_sent_is_taken_or_refused_in_words(
@@ -329,7 +330,7 @@ def test_whatever_is_sent_is_taken_or_refused_in_words(
 
 def test_the_schema_has_the_fields_and_is_complete_in_itself() -> None:
     for kind, needed in KINDS:
-        schema = request_schema(kind)
-        assert schema["properties"].keys() == set(field_names(kind))
+        schema = kind.schema_document()
+        assert schema["properties"].keys() == set(kind.names())
         assert schema["required"] == list(needed)
         assert "$ref" not in json.dumps(schema)

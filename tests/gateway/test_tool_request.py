@@ -12,11 +12,13 @@ import pytest
 
 from edgeserve.errors import Unprocessable
 from edgeserve.gateway import chat_render
+from edgeserve.gateway.api.body import parse_body
+from edgeserve.gateway.generate.tools import NO_PARAMETERS, ToolUse
 from edgeserve.gateway.guide import Guides, TokenGuide
-from edgeserve.gateway.openai_request import ChatRequest, parse_openai
+from edgeserve.gateway.openai_request import ChatRequest
 from edgeserve.gateway.tokenizer import Detokenizer, Tokenizer, open_tokenizer, read_tokenizer
 from edgeserve.gateway.tool_call import BARE_JSON, SYNTAXES, TAGGED, Call, Part, Syntax, syntax_of
-from edgeserve.gateway.tool_request import NO_PARAMETERS, TOOLS_KB_MAX, TOOLS_MAX, ToolUse
+from edgeserve.gateway.tool_request import TOOLS_KB_MAX, TOOLS_MAX
 from tests.gateway.tool_templates import BARE_TEMPLATE, TAGGED_TEMPLATE
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -64,7 +66,7 @@ TALK = [
 
 
 def chat(**fields: Any) -> ChatRequest:
-    return parse_openai(json.dumps({"messages": HELLO, **fields}).encode(), ChatRequest)
+    return parse_body(json.dumps({"messages": HELLO, **fields}).encode(), ChatRequest)
 
 
 def refusal(**fields: Any) -> str:
@@ -146,20 +148,20 @@ def test_what_asks_for_no_call_is_taken(fields: dict[str, Any]) -> None:
 
 
 def test_earlier_calls_alone_speak_of_tools() -> None:
-    assert chat(messages=TALK).speaks_of_tools
-    assert chat(tools=TOOLS).speaks_of_tools
-    assert not chat(tools=TOOLS, tool_choice="none").speaks_of_tools
+    assert chat(messages=TALK).conversation().speaks_of_tools
+    assert chat(tools=TOOLS).conversation().speaks_of_tools
+    assert not chat(tools=TOOLS, tool_choice="none").conversation().speaks_of_tools
 
 
 # -- what templates are told -------------------------------------------------------------------
 
 
 def use_of(syntax: Syntax, **fields: Any) -> ToolUse:
-    return ToolUse(asked=chat(**{"tools": TOOLS, **fields}), syntax=syntax)
+    return ToolUse(tools=chat(**{"tools": TOOLS, **fields}).told_tools(), syntax=syntax)
 
 
 def test_a_template_is_told_arguments_as_objects_and_no_more_than_there_is() -> None:
-    told = chat(messages=TALK).conversation()
+    told = chat(messages=TALK).conversation().messages
     arguments = {"days": 1, "city": "<\u20ac>", "x": None}
     assert told[:2] == TALK[:2]
     assert told[2]["tool_calls"][0]["function"] == {"name": "weather", "arguments": arguments}
@@ -179,7 +181,7 @@ def test_arguments_are_an_object_whatever_the_parameters_leave_out() -> None:
 def test_calls_come_back_as_they_were_given() -> None:
     """With what clients add to them, and arguments that a model left empty."""
     sent = said(None, call("now", "", index=0), refusal=None, annotations=None, audio=None)
-    told = chat(messages=[sent, *TALK[3:4]]).conversation()
+    told = chat(messages=[sent, *TALK[3:4]]).conversation().messages
     assert told[0]["tool_calls"] == [
         {**call("now", ""), "function": {"name": "now", "arguments": {}}}
     ]
@@ -196,12 +198,12 @@ def test_a_prompt_with_tools_is_what_transformers_makes_of_it(
         tokenizer_file=str(byte_level_folder / "tokenizer.json"), bos_token="<s>"
     )
     asked = chat(messages=TALK, tools=TOOLS)
-    tools = ToolUse(asked=asked, syntax=TAGGED).told() if with_tools else None
-    variables = {"messages": asked.conversation(), "tools": tools, "bos_token": "<s>"}
+    tools = ToolUse(tools=asked.told_tools(), syntax=TAGGED).told() if with_tools else None
+    variables = {"messages": asked.conversation().messages, "tools": tools, "bos_token": "<s>"}
     question = {"template": template, "variables": {**variables, "add_generation_prompt": True}}
     text = chat_render.answer(question)["text"]
     assert text == reference.apply_chat_template(
-        asked.conversation(),
+        asked.conversation().messages,
         tools=tools,
         chat_template=template,
         tokenize=False,

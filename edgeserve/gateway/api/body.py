@@ -1,0 +1,101 @@
+"""How the body of a request with flat fields is taken: parsed, checked, and refused with all that
+is wrong with it. Refuses to know which fields there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from edgeserve.errors import Unprocessable
+from edgeserve.gateway.refusal import (
+    cut,
+    not_supported,
+    parse_json,
+    sentence,
+    shown,
+    unknown,
+    wrong,
+)
+from edgeserve.gateway.request import STRICT, path
+
+
+class Body(BaseModel):
+    """Each field has a description, which finishes the sentence '... must be'."""
+
+    model_config = STRICT
+
+    NOT_SERVED: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    """Fields that are refused by name, and for each the values that ask for nothing."""
+    HIDDEN: ClassVar[frozenset[str]] = frozenset()
+    """Fields of the class that a body cannot have."""
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Of the fields that a body may have."""
+        return [name for name in cls.model_fields if name not in cls.HIDDEN]
+
+    @classmethod
+    def schema_document(cls) -> dict[str, Any]:
+        """For /openapi.json, complete in itself."""
+        schema = cls.model_json_schema()
+        definitions = schema.pop("$defs", {})
+        for name in cls.HIDDEN:
+            del schema["properties"][name]
+        inlined: dict[str, Any] = _inlined(schema, definitions)
+        return inlined
+
+    def contradictions(self) -> Iterator[str]:
+        """What is wrong though each field by itself is right."""
+        yield from ()
+
+
+Kind = TypeVar("Kind", bound=Body)
+
+
+def parse_body(body: bytes, kind: type[Kind]) -> Kind:
+    """Raises BadRequest if the body is not JSON, or else Unprocessable with all that is wrong with
+    it.
+    """
+    document = parse_json(body)
+    if not isinstance(document, dict):
+        raise Unprocessable(f"the body is {shown(document)}, but must be an object")
+    names = kind.names()
+    problems = unknown("", document, [*names, *kind.NOT_SERVED])
+    problems += not_supported("", document, kind.NOT_SERVED)
+    request, more = _validated(kind, {name: document[name] for name in names if name in document})
+    problems += more
+    if request is None or problems:
+        raise Unprocessable(sentence(problems), problems=len(problems))
+    return request
+
+
+def _inlined(part: Any, definitions: Mapping[str, Any]) -> Any:
+    if isinstance(part, list):
+        return [_inlined(each, definitions) for each in part]
+    if not isinstance(part, dict):
+        return part
+    if "$ref" in part:
+        return _inlined(definitions[part["$ref"].rpartition("/")[2]], definitions)
+    return {key: _inlined(value, definitions) for key, value in part.items()}
+
+
+def _validated(kind: type[Kind], known: dict[str, Any]) -> tuple[Kind | None, list[str]]:
+    try:
+        request = kind.model_validate(known)
+    except ValidationError as error:
+        # Bounded: strangers are gone, lists fail at their first element, and biases are few.
+        return None, [_problem(kind, each) for each in error.errors(include_url=False)]
+    return request, list(request.contradictions())
+
+
+def _problem(kind: type[Body], error: Any) -> str:
+    name, *places = error["loc"]
+    subject = f"{name} must" if places else "must"
+    return wrong(
+        error,
+        cut(f"{name}{path(tuple(places))}"),
+        f"{subject} be {kind.model_fields[name].description}",
+    )

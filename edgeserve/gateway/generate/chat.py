@@ -1,0 +1,110 @@
+"""Begins the answers of a chat: its messages become a prompt, and the pipeline takes it.
+
+Refuses to know which dialect the chat was asked in, but for the names of the fields that a refusal
+speaks of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from starlette.requests import Request
+
+from edgeserve.errors import Unprocessable
+from edgeserve.gateway.exchange import exchange_of
+from edgeserve.gateway.generate.admission import admit
+from edgeserve.gateway.generate.answer_events import ChatAnswer
+from edgeserve.gateway.generate.conversation import Conversation, JsonAnswer
+from edgeserve.gateway.generate.tools import ToolUse
+from edgeserve.gateway.guide import TokenGuide
+from edgeserve.gateway.intake import Dialect, Intake
+from edgeserve.gateway.parts import GatewayParts
+
+NEW_TOKENS_DEFAULT = 1024
+"""OpenAI's default is all that the context leaves. Here that would reserve pages for all of it, and
+keep others out; 1024 tokens are a long answer.
+"""
+
+
+def chat_dialect(*, messages: str, new_tokens: str) -> Dialect:
+    """`messages` and `new_tokens` are what the dialect calls the conversation, and the bound on an
+    answer's tokens.
+    """
+    return Dialect(
+        prompt=messages,
+        new_tokens=new_tokens,
+        path="",
+        shorter="",
+        new_tokens_default=NEW_TOKENS_DEFAULT,
+    )
+
+
+class ChatStarter:
+    def __init__(self, parts: GatewayParts, dialect: Dialect) -> None:
+        self._parts = parts
+        self._dialect = dialect
+        self._intake = Intake(parts, dialect)
+
+    async def begin(
+        self, request: Request, asked: Conversation, received_s: float
+    ) -> list[ChatAnswer]:
+        """All answers that are asked for, or the error that keeps them out. The request's body must
+        have been read; whoever gets the answers closes their runs.
+        """
+        use = self._tool_use(asked)
+        prompt = await self._tokens(asked, use)
+        guide = await self._guide(asked.json_answer, use)
+        tenant = exchange_of(request).tenant_name
+        orders = [
+            self._intake.order(prompt, each, received_s, tenant, guide) for each in asked.answers
+        ]
+        runs = await admit(self._parts, request, [orders], asked.stop)
+        return [ChatAnswer(run, None if use is None else use.finder()) for run in runs]
+
+    async def prompt_tokens(self, asked: Conversation) -> int:
+        """How many tokens the conversation has as a prompt. Nothing is generated."""
+        return len(await self._tokens(asked, self._tool_use(asked)))
+
+    async def _tokens(self, asked: Conversation, use: ToolUse | None) -> Sequence[int]:
+        return await self._intake.encode(await self._text(asked, use), framed=False)
+
+    async def _text(self, asked: Conversation, use: ToolUse | None) -> str:
+        if self._parts.chat_template is None:
+            raise Unprocessable(
+                f"{self._parts.model.name} has no chat template: put a chat_template.jinja into "
+                "its folder and start the gateway again, or post a prompt to /v1/completions",
+                param=self._dialect.prompt,
+            )
+        tools = None if use is None else use.told()
+        try:
+            return await self._parts.chat_template.render(
+                asked.messages, tools, template_arguments=asked.template_arguments
+            )
+        except Unprocessable as error:
+            if error.numbers.get("param") == "messages":
+                error.numbers["param"] = self._dialect.prompt
+            raise
+
+    async def _guide(self, answer: JsonAnswer | None, use: ToolUse | None) -> TokenGuide | None:
+        """What the answers are held to; each gets a copy."""
+        guides = self._parts.guides
+        if use is not None:
+            grammar = use.grammar()
+            return None if grammar is None else await guides.lark(grammar)
+        return None if answer is None else await answer.guide(guides)
+
+    def _tool_use(self, asked: Conversation) -> ToolUse | None:
+        """None: no function can be called."""
+        template = self._parts.chat_template
+        if template is None or not asked.speaks_of_tools:
+            return None
+        if template.call_syntax is None:
+            raise Unprocessable(
+                f"there are tools, but the chat template of {self._parts.model.name} has none, or "
+                "has them called in a way that is not known here; known are <tool_call> tags and "
+                'bare JSON; leave tools and calls out, or set tool_choice to "none"',
+                param="tools",
+            )
+        if not asked.tools.functions:
+            return None
+        return ToolUse(tools=asked.tools, syntax=template.call_syntax)

@@ -1,0 +1,53 @@
+"""What is asked of a chat, in no API's words: every dialect's request becomes one of these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgeserve.gateway.generate.tools import Tools
+from edgeserve.gateway.guide import Guides, TokenGuide
+from edgeserve.gateway.request import Parameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class JsonAnswer:
+    """An answer that has to be JSON: any object, or what `schema` allows."""
+
+    schema: Mapping[str, Any] | None = None
+
+    async def guide(self, guides: Guides) -> TokenGuide:
+        """Raises Unprocessable for a schema that cannot be followed."""
+        if self.schema is None:
+            return await guides.json_object()
+        return await guides.json_schema(self.schema)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversation:
+    """A validated chat. Whether it fits the model is the business of `intake.py`."""
+
+    messages: Sequence[Mapping[str, Any]]
+    """As a chat template is given them: each has a role and a content, and may have tool_calls and
+    a tool_call_id.
+    """
+    answers: Sequence[Parameters]
+    """How each answer is sampled; as many are given."""
+    stop: Sequence[str] = ()
+    """Strings that end an answer."""
+    tools: Tools = field(default_factory=Tools)
+    json_answer: JsonAnswer | None = None
+    """None: the answer is free text."""
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Further variables of the chat template, by name."""
+
+    @property
+    def speaks_of_tools(self) -> bool:
+        """Whether the chat template has to know tools: for those that may be called, or for calls
+        and results among the messages.
+        """
+        spoken = ("tool_calls", "tool_call_id")
+        return bool(self.tools.functions) or any(
+            message.get(key) for message in self.messages for key in spoken
+        )
