@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from edgeserve.families.spec import ModelSpec
 
 __all__ = ["DEMO", "ModelSource", "open_folder", "open_model", "weight_files"]
 
+_log = logging.getLogger(__name__)
 DEMO = "demo"
 _DEMO_FOLDER = Path(__file__).parent.parent / "demo"
 
@@ -75,7 +77,7 @@ def open_folder(folder: Path, name: str, revision: str | None = None) -> ModelSo
         spec = describe(config)
     except BadModel as error:
         raise type(error)(f"{folder}: {error}", **error.numbers) from None
-    eos_ids = _eos_ids(folder, config)
+    eos_ids = _eos_ids(folder, config, spec.vocab)
     return ModelSource(name=name, spec=spec, folder=folder, eos_ids=eos_ids, revision=revision)
 
 
@@ -114,16 +116,23 @@ def _read_object(path: Path) -> dict[str, Any]:
     return document
 
 
-def _eos_ids(folder: Path, config: dict[str, Any]) -> frozenset[int]:
-    """generation_config.json knows better than config.json: chat models end turns by its ids."""
+def _eos_ids(folder: Path, config: dict[str, Any], vocab: int) -> frozenset[int]:
+    """All that either file names: a chat model ends turns by one of them, and texts by another. An
+    id that is no row of the embedding never comes.
+    """
     path = folder / "generation_config.json"
-    documents = [(path, _read_object(path))] if path.is_file() else []
-    for source, document in [*documents, (folder / "config.json", config)]:
-        value = document.get("eos_token_id")
-        ids = value if isinstance(value, list) else [value]
-        if value is None:
-            continue
-        if not all(type(each) is int and each >= 0 for each in ids):
-            raise BadModel(f"{source}: eos_token_id is {value!r}; token ids are needed")
-        return frozenset(ids)
-    return frozenset()
+    named = _named_ends(folder / "config.json", config)
+    if path.is_file():
+        named |= _named_ends(path, _read_object(path))
+    strangers = sorted(each for each in named if not 0 <= each < vocab)
+    if strangers:
+        _log.warning("%s: eos_token_id %s is none of the %d tokens", folder, strangers, vocab)
+    return frozenset(named.difference(strangers))
+
+
+def _named_ends(source: Path, document: dict[str, Any]) -> set[int]:
+    value = document.get("eos_token_id")
+    ids = [each for each in (value if isinstance(value, list) else [value]) if each is not None]
+    if not all(type(each) is int for each in ids):
+        raise BadModel(f"{source}: eos_token_id is {value!r}; token ids are needed")
+    return {*ids}

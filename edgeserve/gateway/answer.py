@@ -42,16 +42,13 @@ class Answer:
     None before.
     """
 
-    def __init__(
-        self, order: Order, tokenizer: Tokenizer, *, eos_ids: frozenset[int], stop: Sequence[str]
-    ) -> None:
+    def __init__(self, order: Order, tokenizer: Tokenizer, *, stop: Sequence[str]) -> None:
         self.pieces: list[Piece] = []
         self.finish_reason: str | None = None
         self._order = order
-        self._eos_ids = eos_ids
         self._tokenizer = tokenizer
         self._detokenizer = Detokenizer(tokenizer, order.prompt)
-        self._stops = StopFilter(stop)
+        self._stops = StopFilter(stop, tokenizer.special_ids)
 
     @property
     def text(self) -> str:
@@ -92,17 +89,25 @@ class Answer:
 
     def _text_and_end(self, token_id: int) -> tuple[str, str | None]:
         ended = self._ended_by(token_id)
-        stops_here = token_id in self._order.stop_ids
-        text = self._stops.push("" if stops_here else self._detokenizer.push(token_id))
-        if ended is not None:
-            text += self._stops.push(self._detokenizer.finish())
-        if self._stops.found is not None:
-            return text, "stop_sequence"
+        text = self._pushed(token_id, is_last=ended is not None)
+        found = self._stops.found
+        if found is not None:
+            is_end = ended == "eos_token" and self._tokenizer.special_ids.get(found) == token_id
+            return text, "eos_token" if is_end else "stop_sequence"
         return (text, None) if ended is None else (text + self._stops.finish(), ended)
+
+    def _pushed(self, token_id: int, *, is_last: bool) -> str:
+        """What stop strings leave of it. A stop token has no text, special or not."""
+        stops_here = token_id in self._order.stop_ids
+        text = "" if stops_here else self._detokenizer.push(token_id)
+        given = self._stops.push(text + (self._detokenizer.finish() if is_last else ""))
+        if self._tokenizer.is_special(token_id):
+            given += self._stops.push_special(self._tokenizer.piece(token_id))
+        return given
 
     def _ended_by(self, token_id: int) -> str | None:
         """Why the engine ends with this token, by the terms of the order."""
         if token_id in self._order.stop_ids:
-            return "eos_token" if token_id in self._eos_ids else "stop_sequence"
+            return "eos_token" if token_id in self._order.eos_ids else "stop_sequence"
         is_full = len(self.pieces) + 1 == self._order.max_new_tokens
         return "length" if is_full else None

@@ -67,7 +67,6 @@ class Intake:
     def __init__(self, parts: GatewayParts, dialect: Dialect = NATIVE) -> None:
         self._model = parts.model
         self._parts = parts
-        self._eos_ids = parts.eos_ids
         self._tokenizer = parts.tokenizer
         self._dialect = dialect
         self._threads = asyncio.Semaphore(THREADS_MAX)
@@ -122,11 +121,15 @@ class Intake:
     ) -> Order:
         """Raises Unprocessable for whatever does not fit the model."""
         self._refuse_stranger(max(prompt))
+        # Behind an answer that is complete a guide allows nothing but its end.
+        ends_itself = not wishes.ignore_eos or guide is not None
+        eos_ids = self._parts.eos_ids if ends_itself else frozenset[int]()
         return Order(
             prompt=tuple(prompt),
             max_new_tokens=self.new_tokens(len(prompt), wishes.max_new_tokens),
             sampling=self._sampling(wishes),
-            stop_ids=self._stop_ids(wishes, guided=guide is not None),
+            stop_ids=self._named_stops(wishes) | eos_ids,
+            eos_ids=eos_ids,
             received_s=received_s,
             tenant=tenant,
             speculate=wishes.speculate is not False,
@@ -187,11 +190,12 @@ class Intake:
                 vocab=self._model.vocab,
             )
 
-    def _stop_ids(self, wishes: Parameters, *, guided: bool) -> frozenset[int]:
-        """Behind an answer that is complete a guide allows nothing but its end."""
+    def _named_stops(self, wishes: Parameters) -> frozenset[int]:
+        """A stop string that is all of a special token's name is that token."""
         asked = frozenset(wishes.stop_token_ids or ())
         self._refuse_above_vocab("stop_token_ids", max(asked, default=0), self._model.vocab - 1)
-        return asked if wishes.ignore_eos and not guided else asked | self._eos_ids
+        named = (self._tokenizer.special_ids.get(stop) for stop in wishes.stop or ())
+        return asked | {each for each in named if each is not None and each < self._model.vocab}
 
     def _sampling(self, wishes: Parameters) -> Sampling:
         penalty = 1.0 if wishes.repetition_penalty is None else wishes.repetition_penalty

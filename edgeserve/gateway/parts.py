@@ -90,10 +90,13 @@ class GatewayParts:
     30 to 60 s.
     """
 
-    @property
+    @cached_property
     def eos_ids(self) -> frozenset[int]:
-        """As the model's own configuration has them, or else its tokenizer's."""
-        return self.model.eos_ids or self.tokenizer.eos_ids
+        """What the model's configuration and its tokenizer's call an end, of the tokens that can
+        come: each alone leaves out the end of a turn for some published chat models.
+        """
+        named = self.model.eos_ids | self.tokenizer.eos_ids
+        return frozenset(each for each in named if 0 <= each < self.model.vocab)
 
     @cached_property
     def guides(self) -> Guides:

@@ -21,7 +21,7 @@ class Run:
         self, parts: GatewayParts, order: Order, generation: Generation, stop: Sequence[str]
     ) -> None:
         self.order = order
-        self.answer = Answer(order, parts.tokenizer, eos_ids=parts.eos_ids, stop=stop)
+        self.answer = Answer(order, parts.tokenizer, stop=stop)
         self.failure = ""
         """The type of the error that ended it."""
         self._parts = parts

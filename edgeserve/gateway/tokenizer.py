@@ -77,6 +77,8 @@ class Tokenizer:
         """What the tokenizer's own configuration calls the end of a text."""
         self._vocabulary = vocabulary
         self._specials = (vocabulary.specials | frozenset(specials)) - frozenset(shown)
+        self.special_ids = {self.piece(each): each for each in sorted(self._specials)}
+        """By what a special token would be spelt as, if it had a text."""
 
     @property
     def vocab_size(self) -> int:
@@ -147,7 +149,8 @@ class _Config:
     """What `tokenizer_config.json` and its neighbours say. None: nothing."""
 
     bos: str | None
-    eos: str | None
+    eos: tuple[str, ...]
+    """The first is what ends a prompt, if it is to be ended; each ends an answer."""
     specials: tuple[str, ...]
     adds_bos: bool | None
     adds_eos: bool | None
@@ -158,12 +161,14 @@ class _Config:
 
 def _read_config(folder: Path) -> _Config:
     config = read_object(folder / "tokenizer_config.json")
+    older = read_object(folder / "special_tokens_map.json")
     names = ("bos_token", "eos_token", "pad_token", "unk_token")
-    texts = {name: token_text(config.get(name)) for name in names}
+    texts = {name: token_text(config.get(name)) or token_text(older.get(name)) for name in names}
+    ends = (texts["eos_token"], token_text(older.get("eos_token")))
     listed = config.get("added_tokens_decoder", {})
     return _Config(
         bos=texts["bos_token"],
-        eos=texts["eos_token"],
+        eos=tuple(dict.fromkeys(text for text in ends if text)),
         specials=tuple(text for text in texts.values() if text is not None),
         adds_bos=config.get("add_bos_token"),
         adds_eos=config.get("add_eos_token"),
@@ -197,7 +202,8 @@ def token_text(token: Any) -> str | None:
 def _assemble(vocabulary: Vocabulary, config: _Config, folder: Path) -> Tokenizer:
     """What the configuration says about framing goes before what the vocabulary's own files say."""
     id_of: Callable[[str], int | None] = vocabulary.token_id
-    eos = None if config.eos is None else id_of(config.eos)
+    ends = [i for i in map(id_of, config.eos) if i is not None]
+    eos = id_of(config.eos[0]) if config.eos else None
     bos = None if config.bos is None else id_of(config.bos)
     specials = (id_of(text) for text in config.specials)
     return Tokenizer(
@@ -206,7 +212,7 @@ def _assemble(vocabulary: Vocabulary, config: _Config, folder: Path) -> Tokenize
         suffix=_frame(config.adds_eos, eos, vocabulary.suffix, f"{folder}: eos"),
         specials=[i for i in specials if i is not None],
         shown=[i for i in map(id_of, TAGS) if i is not None],
-        eos_ids=[] if eos is None else [eos],
+        eos_ids=[*ends, *vocabulary.eos_ids],
     )
 
 

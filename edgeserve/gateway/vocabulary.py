@@ -32,6 +32,8 @@ class Vocabulary(Protocol):
 
     size: int
     specials: frozenset[int]
+    eos_ids: frozenset[int]
+    """What its own files call the end of a text."""
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
     drops_first_space: bool
@@ -54,6 +56,8 @@ class Vocabulary(Protocol):
 
 class JsonVocabulary:
     """`tokenizer.json`."""
+
+    eos_ids: frozenset[int] = frozenset()
 
     def __init__(self, path: Path) -> None:
         self._encoder = _load_json_tokenizer(path)
@@ -111,6 +115,7 @@ class SentencePieceVocabulary:
         controls = [i for i in range(own) if self._model.is_control(i)]
         unknown = self._model.unk_id()
         self.specials = frozenset([*controls, unknown, *added_specials])
+        self.eos_ids = frozenset({self._model.eos_id()} - {-1})
         self.prefix = (self._model.bos_id(),) if self._model.bos_id() >= 0 else ()
         self.drops_first_space = self._drops_first_space()
         self._ids = {self._model.id_to_piece(i): i for i in controls}
@@ -168,6 +173,7 @@ class ByteVocabulary:
     suffix: tuple[int, ...] = ()
     drops_first_space = False
     specials: frozenset[int] = frozenset()
+    eos_ids: frozenset[int] = frozenset()
 
     def __init__(self, size: int) -> None:
         self.size = size

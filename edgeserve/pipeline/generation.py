@@ -42,6 +42,8 @@ class Order:
     sampling: Sampling
     stop_ids: frozenset[int]
     """Tokens that end the sequence; the one that did is its last token."""
+    eos_ids: frozenset[int] = frozenset()
+    """Those of them with which the model says that it is done. The others a client named."""
     received_s: float
     """When the request came in, on the gateway's clock."""
     tenant: str = ""

@@ -59,21 +59,23 @@ def test_a_folder_needs_no_weights_to_be_described(tmp_path: Path) -> None:
     [
         (2, None, {2}),
         ([1, 2], None, {1, 2}),
-        (2, {"eos_token_id": [7, 8]}, {7, 8}),
-        (2, {"eos_token_id": 7}, {7}),
+        (2, {"eos_token_id": [7, 8]}, {2, 7, 8}),
+        ([2, 7], {"eos_token_id": 7}, {2, 7}),
+        ([2, None], {"eos_token_id": []}, {2}),
+        ([-1, 32000], {"eos_token_id": [31999, 10**12]}, {31999}),
         (2, {"eos_token_id": None}, {2}),
         (2, {}, {2}),
         (None, None, set()),
     ],
 )
-def test_the_generation_config_knows_the_end_best(
+def test_what_either_file_calls_an_end_is_one(
     tmp_path: Path, in_config: Any, in_generation: Any, wanted: set[int]
 ) -> None:
     folder_with(tmp_path, {**LLAMA_2_13B, "eos_token_id": in_config}, in_generation)
     assert open_model(str(tmp_path)).eos_ids == wanted
 
 
-@pytest.mark.parametrize("value", ["</s>", -1, [2, "x"], True])
+@pytest.mark.parametrize("value", ["</s>", 2.5, [2, "x"], True])
 def test_an_end_that_is_no_token_is_named(tmp_path: Path, value: Any) -> None:
     folder_with(tmp_path, LLAMA_3_1_8B, {"eos_token_id": value})
     assert "generation_config.json: eos_token_id is" in refusal(tmp_path)

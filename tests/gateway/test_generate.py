@@ -150,13 +150,13 @@ async def test_ignore_eos_goes_on(
     assert answer["generated_text"] == "ab\x02cd"
 
 
-async def test_without_a_word_of_the_model_the_tokenizers_end_of_text_counts(
+async def test_the_models_ends_and_the_tokenizers_are_one_union(
     parts: GatewayParts, byte_level_folder: Path
 ) -> None:
     tokenizer = open_tokenizer(byte_level_folder, 0)
-    silent = replace(parts.model, eos_ids=frozenset())
-    assert replace(parts, tokenizer=tokenizer, model=silent).eos_ids == {2}
-    assert replace(parts, tokenizer=tokenizer).eos_ids == parts.model.eos_ids
+    for named, union in ((set(), {2}), ({2, 7}, {2, 7}), ({7, 299, 300, -1}, {2, 7, 299})):
+        model = replace(parts.model, eos_ids=frozenset(named))
+        assert replace(parts, tokenizer=tokenizer, model=model).eos_ids == union
 
 
 async def test_a_stop_token_ends_the_answer(client: httpx.AsyncClient, engine: FakeEngine) -> None:

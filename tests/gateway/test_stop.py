@@ -55,6 +55,70 @@ def test_nothing_is_held_back_that_cannot_become_a_stop_string(stops: list[str],
         assert not held or any(stop.startswith(held) for stop in stops)
 
 
+SPECIALS = ["<s>", "<e>"]
+
+
+def run_mixed(stops: list[str], pieces: list[str]) -> tuple[str, str | None]:
+    """Of the pieces, those that are specials come as special tokens."""
+    filter_ = StopFilter(stops, SPECIALS)
+    pushed = ((filter_.push_special if p in SPECIALS else filter_.push)(p) for p in pieces)
+    given_out = "".join(pushed)
+    return given_out + filter_.finish(), filter_.found
+
+
+@pytest.mark.parametrize(
+    ("stops", "pieces", "given_out", "found"),
+    [
+        (["<e>"], ["a", "<e>", "b"], "a", "<e>"),
+        (["<e>"], ["a", "<s>", "b"], "ab", None),
+        (["x", "<e>"], ["a", "<e>", "x"], "a", "<e>"),
+        (["x", "<e>"], ["ax", "<e>"], "a", "x"),
+        (["b<e>c"], ["ab", "<e>", "cd"], "a", "b<e>c"),
+        (["b<e>c"], ["ab", "<e>", "d"], "abd", None),
+        (["b<e>c"], ["ab", "c"], "abc", None),
+        (["b<e>c"], ["ab", "<s>", "<e>", "c"], "a", "b<e>c"),
+        (["b<e>"], ["abb", "<e>"], "ab", "b<e>"),
+        (["b<e>"], ["b"], "b", None),
+        (["<e><s>"], ["a", "<e>", "<e>", "<s>"], "a", "<e><s>"),
+        (["<e>\n<s>u"], ["a", "<e>", "\n", "<s>", "v"], "a\nv", None),
+        (["<e>"], ["a<", "e>b"], "a", "<e>"),
+        (["b<e>c"], ["ab<", "e>cd"], "a", "b<e>c"),
+        (["END"], ["aE", "<e>", "ND"], "a", "END"),
+        (["END", "E<e>N"], ["aE", "<e>", "ND"], "a", "E<e>N"),
+        (["END", "E<e>X"], ["aE", "<e>", "NDb"], "a", "END"),
+        (["END", "N<e>X"], ["aEN", "<e>", "D"], "a", "END"),
+        (["e"], ["a", "<e>", "b"], "ab", None),
+        (["<e"], ["a", "<e>", "<s>"], "a", None),
+    ],
+)
+def test_a_special_token_is_found_where_a_stop_string_names_it_and_is_no_text(
+    stops: list[str], pieces: list[str], given_out: str, found: str | None
+) -> None:
+    assert run_mixed(stops, pieces) == (given_out, found)
+    each_letter = [part for piece in pieces for part in ([piece] if piece in SPECIALS else piece)]
+    assert run_mixed(stops, each_letter) == (given_out, found)
+
+
+def test_special_tokens_that_begin_nothing_are_not_held_back() -> None:
+    filter_ = StopFilter(["END", "<e>D"], SPECIALS)
+    assert filter_.push("aEN") == "a"
+    for _ in range(1000):
+        assert filter_.push_special("<e>") == ""
+    assert len(filter_._held) == len("EN") + 1
+    assert filter_.push("x") + filter_.finish() == "ENx"
+
+
+@pytest.mark.slow
+@settings(deadline=None)
+@given(STOPS, st.lists(st.sampled_from([*LETTERS, "<s>", "<e>"]), max_size=20))
+def test_special_tokens_that_no_stop_string_names_change_nothing(
+    stops: list[str], pieces: list[str]
+) -> None:
+    text = "".join(piece for piece in pieces if piece not in SPECIALS)
+    assert run_mixed(stops, pieces) == expected(stops, text)
+    assert run_mixed([*stops, "c<s>c<e>"], pieces) == expected(stops, text)
+
+
 @pytest.mark.parametrize(
     ("pieces", "given_out"),
     [

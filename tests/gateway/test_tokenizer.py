@@ -181,6 +181,38 @@ def test_the_end_of_text_is_read_as_text_or_as_an_object(folder: Path) -> None:
     assert tokenizer.is_special(2)
 
 
+@pytest.mark.parametrize(
+    ("config", "older", "ends"),
+    [
+        ({"eos_token": "</s>"}, None, {2}),
+        ({"eos_token": {"content": "</s>", "special": True}}, None, {2}),
+        ({}, {"eos_token": "</s>"}, {2}),
+        ({"eos_token": None}, {"eos_token": {"content": "</s>"}}, {2}),
+        ({"eos_token": "</s>"}, {"eos_token": "<s>"}, {1, 2}),
+        ({"eos_token": "nothing of the kind"}, {"eos_token": 3}, set()),
+        ({}, None, set()),
+    ],
+)
+def test_the_end_of_text_is_named_in_either_file(
+    config: dict[str, Any],
+    older: dict[str, Any] | None,
+    ends: set[int],
+    byte_level_folder: Path,
+    changed: Path,
+) -> None:
+    copy(byte_level_folder, changed, **config)
+    if older is not None:
+        (changed / "special_tokens_map.json").write_text(json.dumps(older))
+    assert open_tokenizer(changed, 0).eos_ids == ends
+
+
+def test_a_sentencepiece_model_names_its_end_itself(
+    sentencepiece_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copy(sentencepiece_folder / "tokenizer.model", tmp_path)
+    assert open_tokenizer(tmp_path, 0).eos_ids == {2}
+
+
 def test_encoding_is_the_librarys(sentencepiece_folder: Path) -> None:
     tokenizer = open_tokenizer(sentencepiece_folder, 0)
     model = sentencepiece_folder / "tokenizer.model"
