@@ -22,6 +22,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from edgeserve.errors import EdgeserveError, Unprocessable
+from edgeserve.gateway.exact_numbers import expression
+from edgeserve.gateway.json_schema import Closed, Schema, joins, prepared
 from edgeserve.gateway.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -37,12 +39,6 @@ made before llguidance's limits look: 500,000 take 7 s and 230 MB."""
 PATTERNS_MET_MAX = 8
 """Where a text may have to match several `pattern`, llguidance looks for one that does. 8 take
 0.05 s, 12 take 1.4 s and 60 MB, and 22 took 19 s and 1 GB (docs/LOG.md)."""
-JOINING = {"allOf", "anyOf", "oneOf", "$ref"}
-"""What a part of a schema says beside them joins what they say."""
-NOT_JOINED = {
-    "type", "title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly",
-    "$comment", "$defs", "definitions", "$schema", "$id",
-}  # fmt: skip
 SAID_CHARACTERS_MAX = 240  # of what llguidance says of a grammar: a sentence, and where
 COMPILED_AT_ONCE = 2
 STEP_FUEL = 50_000
@@ -76,8 +72,8 @@ class Guides:
         """Any object."""
         return await self.json_schema(ANY_OBJECT)
 
-    async def json_schema(self, schema: Mapping[str, Any]) -> TokenGuide:
-        (rule,) = json_rules([schema])
+    async def json_schema(self, schema: Mapping[str, Any], closed: Closed = "none") -> TokenGuide:
+        (rule,) = json_rules([prepared(schema, closed)])
         return await self.lark(f"start: {rule}")
 
     async def regex(self, pattern: str) -> TokenGuide:
@@ -181,16 +177,13 @@ def _regex_rule(pattern: str) -> str:
     return f"start: /{regex_to_lark(pattern, use_ascii='d')}/"
 
 
-def json_rules(
-    schemas: Sequence[Mapping[str, Any]], spacing: Mapping[str, Any] = NO_WHITESPACE
-) -> list[str]:
-    """Schemas, as they stand beside one another in a grammar in Lark's dialect. Raises
-    Unprocessable if they ask for work that llguidance does not bound.
+def json_rules(schemas: Sequence[Schema], spacing: Mapping[str, Any] = NO_WHITESPACE) -> list[str]:
+    """Schemas that were `prepared`, as they stand beside one another in a grammar in Lark's
+    dialect. Raises Unprocessable if they ask for work that llguidance does not bound.
     """
-    rules = [f"%json {json.dumps({**schema, **spacing})}" for schema in schemas]
-    _refuse_large("".join(rules))  # before they are walked through
+    _refuse_large("".join(map(json.dumps, schemas)))  # before they are walked through
     _refuse_costly(schemas)
-    return rules
+    return [expression(schema, spacing) for schema in schemas]
 
 
 def _refuse_large(text: str) -> None:
@@ -207,7 +200,7 @@ def _refuse_costly(schemas: Sequence[Mapping[str, Any]]) -> None:
     patterns = sum(len(each) for each in named if isinstance(each, Mapping))
     if patterns > PATTERN_PROPERTIES_MAX:
         raise _refused(f"it has {patterns} patternProperties, of at most {PATTERN_PROPERTIES_MAX}")
-    met = sum("pattern" in part for part in parts) if any(map(_joins, parts)) else 0
+    met = sum("pattern" in part for part in parts) if any(map(joins, parts)) else 0
     if met > PATTERNS_MET_MAX:
         raise _refused(
             f"it has {met} pattern, and parts that are joined: then at most {PATTERNS_MET_MAX}"
@@ -225,13 +218,6 @@ def _parts(schemas: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
             pending += part.values()
         elif isinstance(part, list):
             pending += part
-
-
-def _joins(part: Mapping[str, Any]) -> bool:
-    """Whether it, or what it refers to, has to be matched together with something else."""
-    every = part.get("allOf")
-    several = isinstance(every, list) and len(every) > 1
-    return several or (not JOINING.isdisjoint(part) and len(part.keys() - NOT_JOINED) > 1)
 
 
 def _refuse_multiples(divisors: Sequence[int]) -> None:

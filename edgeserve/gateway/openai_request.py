@@ -203,7 +203,9 @@ class OpenAIRequest(Parameters, Body):
         form = self.response_format
         if form is None or form.type == "text":
             return None
-        return JsonAnswer(schema=form.json_schema.schema_ if form.json_schema else None)
+        if form.json_schema is None:
+            return JsonAnswer()
+        return JsonAnswer(schema=form.json_schema.schema_, is_strict=bool(form.json_schema.strict))
 
     @property
     def answers(self) -> int:

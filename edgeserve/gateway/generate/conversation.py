@@ -16,12 +16,14 @@ class JsonAnswer:
     """An answer that has to be JSON: any object, or what `schema` allows."""
 
     schema: Mapping[str, Any] | None = None
+    is_strict: bool = False
+    """Objects have no properties but those that the schema names."""
 
     async def guide(self, guides: Guides) -> TokenGuide:
         """Raises Unprocessable for a schema that cannot be followed."""
         if self.schema is None:
             return await guides.json_object()
-        return await guides.json_schema(self.schema)
+        return await guides.json_schema(self.schema, "all" if self.is_strict else "none")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 
 from edgeserve.gateway.guide import json_rules
+from edgeserve.gateway.json_schema import prepared
 from edgeserve.gateway.request import STRICT
 from edgeserve.gateway.tool_call import CallFinder, Syntax
 
@@ -50,6 +51,13 @@ class Function(BaseModel):
     def schema_(self) -> dict[str, Any]:
         """Of the arguments: always an object."""
         return NO_PARAMETERS if self.parameters is None else {"type": "object", **self.parameters}
+
+    @property
+    def held_to(self) -> dict[str, Any]:
+        """What a call that is asked for follows: no function takes arguments that it does not
+        name, and a model that could make some up might never come to an end.
+        """
+        return prepared(self.schema_, "all" if self.strict else "named")
 
     def told(self) -> dict[str, Any]:
         """What a chat template is given: what templates expect, in the order that they expect."""
@@ -95,7 +103,7 @@ class ToolUse:
         more = "" if self.tools.is_single else f" ({joint} call)*"
         kinds = [f"f{i}" for i in range(len(required))]
         rules = [f"start: call{more}", f"call: {self._within_tags(' | '.join(kinds))}"]
-        schemas = json_rules([function.schema_ for function in required], SPACED)
+        schemas = json_rules([function.held_to for function in required], SPACED)
         calls = (self._written(f.name, schema) for f, schema in zip(required, schemas, strict=True))
         return "\n".join([*rules, *map("{}: {}".format, kinds, calls)])
 
