@@ -163,6 +163,28 @@ async def test_an_answer_that_is_cut_off_says_so(model: Callable[..., httpx.Asyn
     assert message["content"] == choice["message"]["content"]
 
 
+@pytest.mark.parametrize("fields", [{"max_tokens": 30}, {"stop": "place"}], ids=["length", "stop"])
+async def test_a_call_that_was_required_and_did_not_end_is_an_error_that_says_why(
+    fields: dict[str, Any], model: Callable[..., httpx.AsyncClient]
+) -> None:
+    """And not a text that is half of a call."""
+    rambled = '<tool_call>\n{"name": "weather", "arguments": {"city": "a place of a place of a'
+    body = {"messages": HELLO, "tools": TOOLS, "tool_choice": "required", **fields}
+    answer = await model(rambled).post("/v1/chat/completions", json=body)
+    assert answer.status_code == 422
+    error = answer.json()["error"]
+    why = "its 30 tokens were used up" if "max_tokens" in fields else "what stops it came after"
+    assert why in error["message"]
+    assert "maxLength" in error["message"]
+    assert error["param"] == "tools"
+    stream = await model(rambled).post("/v1/chat/completions", json={**body, "stream": True})
+    *chunks, last, _ = stream.text.split("\n\n")
+    assert json.loads(last.removeprefix("data: "))["error"]["message"] == error["message"]
+    assert not any("arguments" in chunk for chunk in chunks), "no half of a call was text"
+    (choice,) = await choices(model(rambled), **fields)
+    assert choice["message"]["content"], "a model that chose to call may be cut off"
+
+
 async def test_logprobs_come_for_each_token_of_a_call(
     model: Callable[..., httpx.AsyncClient],
 ) -> None:
@@ -191,7 +213,7 @@ async def test_no_tools_no_calls(
 async def test_the_prompt_has_the_tools_that_may_be_called(
     fields: dict[str, Any], shows: bool, guided: bool, parts: GatewayParts, client_for: ClientFor
 ) -> None:
-    engine = FakeEngine(ManualClock(100.0), saying("x"))
+    engine = FakeEngine(ManualClock(100.0), saying(TAGGED))
     facts = replace(parts.model, context_tokens=4000)
     template = AtHome(TAGGED_TEMPLATE, {})
     here = replace(parts, engine=engine, model=facts, chat_template=template)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
+from edgeserve.errors import Unprocessable
 from edgeserve.gateway.answer import Piece
 from edgeserve.gateway.run import Run
 from edgeserve.gateway.tool_call import CallFinder, Part
@@ -59,9 +60,10 @@ ChatEvent = TextDelta | ToolCall | Ended
 class ChatAnswer:
     """`finder` is what finds calls; None if there are no tools."""
 
-    def __init__(self, run: Run, finder: CallFinder | None) -> None:
+    def __init__(self, run: Run, finder: CallFinder | None, *, must_call: bool = False) -> None:
         self.run = run
         self._finder = finder
+        self._must_call = must_call
         self._taken = 0
         self._calls = 0
 
@@ -85,13 +87,16 @@ class ChatAnswer:
 
     def take(self, piece: Piece) -> list[ChatEvent]:
         """What `piece` adds, which may be nothing; the last one brings `Ended`. To be asked once
-        for each piece, in order: `Run.write` does, for a stream.
+        for each piece, in order: `Run.write` does, for a stream. Raises Unprocessable if the answer
+        had to have a call, and is over without one.
         """
         answer = self.run.answer
         assert answer.pieces[self._taken] is piece, "pieces are taken in order, each once"
         self._taken += 1
         is_last = answer.finish_reason is not None and self._taken == len(answer.pieces)
         events = [self._event(part) for part in self._parts(piece.text, is_last=is_last)]
+        if is_last and self._must_call and not self._calls:
+            raise self._without_call()
         return [*events, self._ended()] if is_last else events
 
     def take_all(self) -> list[ChatEvent]:
@@ -116,3 +121,20 @@ class ChatAnswer:
         if self._calls and reason == "stop":
             reason = "tool_calls"
         return Ended(finish_reason=reason, stop_string=answer.stop_string, usage=self.usage)
+
+    def _without_call(self) -> Unprocessable:
+        """It was held to a call, so it is the beginning of one."""
+        answer = self.run.answer
+        tokens = len(answer.pieces)
+        ended = (
+            f"its {tokens} tokens were used up"
+            if answer.finish_reason == "length"
+            else f"what stops it came after {tokens} tokens"
+        )
+        return Unprocessable(
+            f"a function had to be called, but {ended} before the call was complete; allow more "
+            "tokens, or bound the arguments in the function's parameters: maxLength for a text, "
+            "maxItems for a list, additionalProperties: false for an object",
+            param="tools",
+            completion_tokens=tokens,
+        )

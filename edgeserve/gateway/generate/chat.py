@@ -59,7 +59,12 @@ class ChatStarter:
             self._intake.order(prompt, each, received_s, tenant, guide) for each in asked.answers
         ]
         runs = await admit(self._parts, request, [orders], asked.stop)
-        return [ChatAnswer(run, None if use is None else use.finder()) for run in runs]
+        must_call = use is not None and bool(use.tools.required)
+        finders = (None if use is None else use.finder() for _ in runs)
+        return [
+            ChatAnswer(run, finder, must_call=must_call)
+            for run, finder in zip(runs, finders, strict=True)
+        ]
 
     async def prompt_tokens(self, asked: Conversation) -> int:
         """How many tokens the conversation has as a prompt. Nothing is generated."""
