@@ -32,7 +32,7 @@ from edgeserve.families.sampling import Sampling
 from edgeserve.gateway.guide import Guides, TokenGuide
 from edgeserve.gateway.tokenizer import Tokenizer, read_tokenizer
 from edgeserve.model.sampling import SampleRow, choose
-from edgeserve.wire.codec import encode_masks
+from edgeserve.wire.codec import encode_for_last
 
 VOCABULARY = 32_000
 FILES = 600
@@ -132,7 +132,7 @@ async def main() -> None:
         print(f"| {name} | {compile_ms:.1f} | {middle:.0f} | {p99:.0f} | {spent[-1]:.0f} |")
     guide = await guides.json_schema({"type": "string"})
     guide.advance(next(i for i in range(vocab) if tokenizer.token_bytes(i) == b'"'))
-    print(f"\non the wire: {len(encode_masks({1: guide.mask()}))} bytes a token\n")
+    print(f"\non the wire: {len(encode_for_last({1: guide.mask()}, {}))} bytes a token\n")
     print("| sampling on a CPU, us a token | free | masked |")
     print("|---|--:|--:|")
     for name, sampling in {

@@ -19,7 +19,7 @@ from typing import Any
 
 from edgeserve.clock import Clock, ManualClock
 from edgeserve.errors import EdgeserveError, Overloaded, StageUnavailable
-from edgeserve.pipeline.generation import Ended, Generation, Order, Seen, Status, Token
+from edgeserve.pipeline.generation import Ended, Generation, Order, Scored, Seen, Status, Token
 from edgeserve.schedule.limits import Statistics
 from edgeserve.timing.hop import Hop, Lap, StageTime
 from edgeserve.timing.ledger import Ledger, StageLabel
@@ -72,7 +72,6 @@ class FakeEngine:
 
     async def submit(self, order: Order) -> Generation:
         assert order.prompt, "an order has a prompt"
-        assert order.max_new_tokens >= 1, "an order is for at least one token"
         if not self._status.is_ready:
             raise self._unavailable()
         if self._overload is not None:
@@ -219,6 +218,7 @@ class FakeEngine:
         generation = Generation(ledger, lambda: self._cancel(running))
         running = _Running(order=order, reply=reply, ledger=ledger, generation=generation)
         self._running.append(running)
+        generation.deliver(Scored(_scored(order)))
         self._announce()
         return running
 
@@ -233,16 +233,18 @@ class FakeEngine:
             self._end(running, self._fail_after[1])
         elif self._hold_after is not None and running.made >= self._hold_after:
             running.is_held = True
-        else:
+        elif running.order.max_new_tokens:
             self._make_token(running)
+        else:
+            self._book(running, tokens=0)
+            self._end(running, Ended(reason="length"))
 
     def _make_token(self, running: _Running) -> None:
         token_id = running.reply[running.made % len(running.reply)]
         running.made += 1
         self._book(running)
-        told = range(running.order.sampling.top_logprobs)
-        top = tuple((token_id + i, LOGPROB - i) for i in told)
-        running.generation.deliver(Token(token=token_id, logprob=LOGPROB, top=top))
+        token = _token(token_id, running.order.sampling.top_logprobs)
+        running.generation.deliver(token)
         if token_id in running.order.stop_ids:
             self._end(running, Ended(reason="eos_token"))
         elif running.made == running.order.max_new_tokens:
@@ -250,7 +252,7 @@ class FakeEngine:
         else:
             self._next_turn(running)
 
-    def _book(self, running: _Running) -> None:
+    def _book(self, running: _Running, tokens: int = 1) -> None:
         """A lap whose hops share the time since the last token evenly."""
         if isinstance(self._clock, ManualClock):
             self._clock.advance(self._step_s)
@@ -270,8 +272,9 @@ class FakeEngine:
             ordered_s=start_s, hops=hops, done_s=end_s,
         )  # fmt: skip
         running.ledger.lap(Lap(ready_s=start_s, ordered_s=start_s, hops=hops, done_s=end_s))
-        self.observer.requests.lap(running.ledger, 1, end_s)
-        running.ledger.token(end_s)
+        if tokens:
+            self.observer.requests.lap(running.ledger, tokens, end_s)
+            running.ledger.token(end_s)
         self.observer.step(step)
 
     def _cancel(self, running: _Running) -> None:
@@ -315,6 +318,18 @@ class _Running:
     made: int = 0
     last_s: float = 0.0
     is_held: bool = False
+
+
+def _token(token_id: int, top_logprobs: int) -> Token:
+    top = tuple((token_id + i, LOGPROB - i) for i in range(top_logprobs))
+    return Token(token=token_id, logprob=LOGPROB, top=top)
+
+
+def _scored(order: Order) -> tuple[Token, ...]:
+    if order.scoring is None:
+        return ()
+    scored = order.prompt[order.scoring.first_position :]
+    return tuple(_token(each, order.scoring.top_logprobs)._replace(rank=1) for each in scored)
 
 
 def _label(stage: int) -> StageLabel:

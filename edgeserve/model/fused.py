@@ -35,19 +35,21 @@ class Computed:
 
     out: Tensor
     """[T, D], or [N, 2] as `most_likely` gives it."""
-    logits_NV: Tensor | None = None
+    logits_NV: Tensor | None
     """For the rows whose token is not the most likely one, or that want others told."""
+    hidden_TD: Tensor
+    """For tokens of a prompt that are scored."""
 
 
 def compute(slice_: Slice, x: Tensor, table: FrameTable, kv_pages: KvPages) -> Computed:
     """`x` is token ids [T] on the first stage, hidden states [T, D] on the others."""
     x_TD = forward(slice_, x, table, kv_pages)
     if not slice_.stage.head:
-        return Computed(out=x_TD)
+        return Computed(out=x_TD, logits_NV=None, hidden_TD=x_TD)
     if table.extent.asked == 0:  # the middle of a prompt
-        return Computed(out=x_TD.new_empty((0, 2)))
+        return Computed(out=x_TD.new_empty((0, 2)), logits_NV=None, hidden_TD=x_TD)
     logits_NV = slice_.logits(x_TD.index_select(0, table.asked_N))
-    return Computed(out=most_likely(logits_NV), logits_NV=logits_NV)
+    return Computed(out=most_likely(logits_NV), logits_NV=logits_NV, hidden_TD=x_TD)
 
 
 def forward(slice_: Slice, x: Tensor, table: FrameTable, kv_pages: KvPages) -> Tensor:

@@ -68,7 +68,7 @@ def choose(logits_NV: Tensor, rows: Sequence[SampleRow]) -> list[Choice]:
 
 def most_likely(logits_NV: Tensor) -> Tensor:
     """Token and log-probability of each row, [N, 2]."""
-    return _with_logprobs(logits_NV, logits_NV.argmax(dim=-1, keepdim=True))
+    return with_logprobs(logits_NV, logits_NV.argmax(dim=-1, keepdim=True))
 
 
 def sample(chosen_N2: Tensor, logits_NV: Tensor, rows: Sequence[SampleRow]) -> Tensor:
@@ -80,7 +80,7 @@ def sample(chosen_N2: Tensor, logits_NV: Tensor, rows: Sequence[SampleRow]) -> T
         if not row.takes_most_likely:
             logits_1V = logits_NV[index : index + 1]
             token_11 = _choose_one(logits_1V[0], row).view(1, 1)
-            chosen_N2[index] = _with_logprobs(logits_1V, token_11)[0]
+            chosen_N2[index] = with_logprobs(logits_1V, token_11)[0]
     if any(row.sampling.top_logprobs for row in rows):
         return _with_top(chosen_N2, logits_NV, rows)
     return chosen_N2
@@ -92,6 +92,42 @@ def choices(results_N2P: Tensor, rows: Sequence[SampleRow]) -> list[Choice]:
         _choice(numbers, row.sampling.top_logprobs)
         for numbers, row in zip(results_N2P.tolist(), rows, strict=True)
     ]
+
+
+def with_logprobs(logits_NV: Tensor, tokens_NK: Tensor) -> Tensor:
+    """K pairs for each row, [N, 2 K]."""
+    found_NK = logits_NV.gather(-1, tokens_NK).double()
+    logprobs_NK = found_NK - logits_NV.logsumexp(dim=-1, keepdim=True).double()
+    return torch.stack((tokens_NK.double(), logprobs_NK), dim=-1).flatten(1)
+
+
+def pairs(numbers: Sequence[float]) -> list[tuple[int, float]]:
+    """Tokens and log-probabilities of one row. Raises EdgeserveError if they are not numbers, as
+    the first shows.
+    """
+    if not math.isfinite(numbers[1]):
+        raise EdgeserveError(
+            "the model computed logits that are not numbers (NaN or infinite), so no token can be "
+            "chosen; its numbers may be too large for this dtype: try --dtype bf16 or fp32, and "
+            "check the weights"
+        )
+    return list(zip(map(int, numbers[::2]), numbers[1::2], strict=True))
+
+
+def likeliest(top: list[tuple[int, float]], count: int) -> tuple[tuple[int, float], ...]:
+    """The first `count` of the most likely tokens, as far as they are possible at all. Equally
+    likely ones come in the order of their ids, as greedy takes them, in whatever order a device has
+    them.
+    """
+    ordered = sorted(top, key=lambda pair: (-pair[1], pair[0]))
+    return tuple(pair for pair in ordered[:count] if pair[1] > -math.inf)
+
+
+def on_device_of(tensor: Tensor, numbers_K: Tensor) -> Tensor:
+    """Pinned first for a GPU: a copy from ordinary memory would wait for it."""
+    if not tensor.is_cuda:
+        return numbers_K
+    return numbers_K.pin_memory().to(tensor.device, non_blocking=True)
 
 
 def filter_logits(logits_V: Tensor, row: SampleRow) -> Tensor:
@@ -121,13 +157,6 @@ def uniform(seed: int, position: int) -> float:
     return (bits >> 11) / 2**53  # the bits that a double can hold
 
 
-def _with_logprobs(logits_NV: Tensor, tokens_NK: Tensor) -> Tensor:
-    """K pairs for each row, [N, 2 K]."""
-    found_NK = logits_NV.gather(-1, tokens_NK).double()
-    logprobs_NK = found_NK - logits_NV.logsumexp(dim=-1, keepdim=True).double()
-    return torch.stack((tokens_NK.double(), logprobs_NK), dim=-1).flatten(1)
-
-
 def _with_top(chosen_N2: Tensor, logits_NV: Tensor, rows: Sequence[SampleRow]) -> Tensor:
     # All that may be asked for, and `_choice` cuts: which of equally likely tokens are found must
     # not depend on how many are wanted.
@@ -137,7 +166,7 @@ def _with_top(chosen_N2: Tensor, logits_NV: Tensor, rows: Sequence[SampleRow]) -
     for index, row in enumerate(rows):
         if row.sampling.top_logprobs:
             logits_1V = logits_NV[index : index + 1]
-            results_N2P[index, 2:] = _with_logprobs(logits_1V, logits_1V.topk(count).indices)[0]
+            results_N2P[index, 2:] = with_logprobs(logits_1V, logits_1V.topk(count).indices)[0]
     return results_N2P
 
 
@@ -160,7 +189,7 @@ def _allowed(logits_V: Tensor, allowed: bytes) -> Tensor:
     bits = np.unpackbits(
         np.frombuffer(allowed, dtype=np.uint8), count=len(logits_V), bitorder="little"
     )
-    return _on_device_of(logits_V, torch.from_numpy(bits.view(np.bool_)))
+    return on_device_of(logits_V, torch.from_numpy(bits.view(np.bool_)))
 
 
 def _penalised(logits_V: Tensor, row: SampleRow) -> Tensor:
@@ -177,7 +206,7 @@ def _penalised(logits_V: Tensor, row: SampleRow) -> Tensor:
 
 
 def _repetition_penalised(logits_V: Tensor, penalty: float, seen: Sequence[int]) -> Tensor:
-    tokens_K = _on_device_of(logits_V, torch.tensor(seen, dtype=torch.int64))
+    tokens_K = on_device_of(logits_V, torch.tensor(seen, dtype=torch.int64))
     found_K = logits_V.gather(0, tokens_K)
     penalised_K = torch.where(found_K < 0, found_K * penalty, found_K / penalty)
     return logits_V.scatter(0, tokens_K, penalised_K)
@@ -187,16 +216,9 @@ def _plus(logits_V: Tensor, amounts: Mapping[int, float]) -> Tensor:
     """An amount for each of some tokens."""
     if not amounts:
         return logits_V
-    tokens_K = _on_device_of(logits_V, torch.tensor(list(amounts)))
+    tokens_K = on_device_of(logits_V, torch.tensor(list(amounts)))
     amounts_K = torch.tensor(list(amounts.values()), dtype=logits_V.dtype)
-    return logits_V.scatter_add(0, tokens_K, _on_device_of(logits_V, amounts_K))
-
-
-def _on_device_of(logits_V: Tensor, numbers_K: Tensor) -> Tensor:
-    """Pinned first for a GPU: a copy from ordinary memory would wait for it."""
-    if not logits_V.is_cuda:
-        return numbers_K
-    return numbers_K.pin_memory().to(logits_V.device, non_blocking=True)
+    return logits_V.scatter_add(0, tokens_K, on_device_of(logits_V, amounts_K))
 
 
 def _top_p(logits_V: Tensor, top_p: float) -> Tensor:
@@ -219,16 +241,6 @@ def _top_p(logits_V: Tensor, top_p: float) -> Tensor:
 
 
 def _choice(numbers: list[float], top_logprobs: int) -> Choice:
-    """Of one row's pairs. Equally likely tokens come in the order of their ids, as greedy takes
-    them, in whatever order a device has them.
-    """
-    (token, logprob), *top = zip(map(int, numbers[::2]), numbers[1::2], strict=True)
-    if not math.isfinite(logprob):
-        raise EdgeserveError(
-            "the model computed logits that are not numbers (NaN or infinite), so no token can be "
-            "chosen; its numbers may be too large for this dtype: try --dtype bf16 or fp32, and "
-            "check the weights"
-        )
-    top.sort(key=lambda pair: (-pair[1], pair[0]))
-    possible = [pair for pair in top[:top_logprobs] if pair[1] > -math.inf]
-    return Choice(token=token, logprob=logprob, top=tuple(possible))
+    """Of one row's pairs."""
+    (token, logprob), *top = pairs(numbers)
+    return Choice(token=token, logprob=logprob, top=likeliest(top, top_logprobs))

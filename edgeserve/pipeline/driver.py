@@ -8,6 +8,7 @@ interleave.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import NamedTuple
 from edgeserve.clock import Clock
 from edgeserve.errors import EdgeserveError, StageUnavailable
 from edgeserve.pipeline.draft import Drafter
-from edgeserve.pipeline.generation import Ended, Generation, Order, Token
+from edgeserve.pipeline.generation import Arrival, Ended, Generation, Order, Scored, Token
 from edgeserve.pipeline.job import Job, pack_token_ids
 from edgeserve.pipeline.relay import Relay, Trip
 from edgeserve.schedule.events import (
@@ -41,10 +42,8 @@ from edgeserve.schedule.scheduler import Scheduler
 from edgeserve.timing.hop import Lap
 from edgeserve.timing.ledger import Ledger, StageLabel
 from edgeserve.timing.observer import Observer, Step
-from edgeserve.wire.codec import encode_head, encode_masks
-from edgeserve.wire.frame import Failure, Open, Sampled
-
-Arrival = Token | Ended | EdgeserveError
+from edgeserve.wire.codec import encode_for_last, encode_head
+from edgeserve.wire.frame import Failure, Open, Sampled, Score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +115,7 @@ class Driver:
             prompt_tokens=len(order.prompt),
             max_new_tokens=order.max_new_tokens,
             page_hashes=job.hashes.extend(job.tokens),
+            scored_from=order.scoring.first_position if order.scoring else None,
             at_s=self._clock.now_s(),
         )
         actions = self.scheduler.handle(event)
@@ -139,6 +139,7 @@ class Driver:
             self._handle(FrameFailed(frame=trip.frame, error=error, at_s=now_s))
             return
         self.last_frame_s = now_s
+        self._prompts(trip)
         self._returned.append((self._riders(under_way), _step(under_way, trip, now_s)))
         self._handle(
             FrameDone(
@@ -211,6 +212,7 @@ class Driver:
         under_way = _UnderWay(micro_batch=micro_batch, ordered_s=now_s, ready_s={}, drafts={})
         token_ids: list[int] = []
         masks: dict[int, bytes] = {}
+        scores: dict[int, Score] = {}
         for segment in micro_batch.segments:
             job = self._jobs[segment.sequence]
             token_ids += job.token_ids(segment)
@@ -218,12 +220,14 @@ class Driver:
                 under_way.drafts[segment.sequence] = job.drafts(segment)
             if mask := job.mask(segment):
                 masks[segment.sequence] = mask
+            if score := job.score(segment):
+                scores[segment.sequence] = score
             under_way.ready_s[segment.sequence] = job.ready_s
             job.ready_s = now_s  # a prompt's next chunk could follow at once
         self._under_way[micro_batch.frame] = under_way
         head = encode_head(micro_batch, [self._open(opening) for opening in micro_batch.open])
-        payload = pack_token_ids(token_ids)
-        self._relay.send(micro_batch.frame, micro_batch.tokens, head, payload, encode_masks(masks))
+        payload, for_last = pack_token_ids(token_ids), encode_for_last(masks, scores)
+        self._relay.send(micro_batch.frame, micro_batch.tokens, head, payload, for_last)
 
     def _open(self, opening: Opening) -> Open:
         order = self._jobs[opening.sequence].order
@@ -241,6 +245,16 @@ class Driver:
             for number, ready_s in under_way.ready_s.items()
             if number in self._jobs
         ]
+
+    def _prompts(self, trip: Trip) -> None:
+        """Hands on what was scored."""
+        for number, scored in itertools.groupby(trip.scored, key=lambda each: each.sequence):
+            job = self._jobs.get(number)
+            if job is not None:  # or else cancelled meanwhile
+                tokens = tuple(
+                    Token(each.token, each.logprob, each.top, each.rank) for each in scored
+                )
+                self._outgoing.append((job.generation, Scored(tokens)))
 
     def _tokens(self, under_way: _UnderWay, trip: Trip, now_s: float) -> Mapping[int, News]:
         """Hands on the new tokens."""

@@ -34,11 +34,22 @@ class Guide(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """Which tokens of a prompt get log-probabilities: those from `first_position` on."""
+
+    first_position: int = 1
+    """1 or more: nothing is before the first token."""
+    top_logprobs: int = 0
+    """How many of the most likely tokens are told in the place of each."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Order:
     """A request that was checked and tokenized."""
 
     prompt: tuple[int, ...]
     max_new_tokens: int
+    """0 if the prompt alone matters."""
     sampling: Sampling
     stop_ids: frozenset[int]
     """Tokens that end the sequence; the one that did is its last token."""
@@ -52,6 +63,7 @@ class Order:
     """Whether drafted tokens may be tried for it."""
     guide: Guide | None = None
     """What the answer is held to. It follows the answer, so each order has its own."""
+    scoring: Scoring | None = None
 
 
 class Token(NamedTuple):
@@ -62,8 +74,16 @@ class Token(NamedTuple):
     """Natural logarithm, of the unfiltered distribution."""
     top: tuple[tuple[int, float], ...] = ()
     """The most likely tokens of that distribution and their log-probabilities, the likeliest first;
-    as many as `Sampling.top_logprobs` asks for.
+    as many as `Sampling.top_logprobs` asks for, or `Scoring.top_logprobs` in a prompt.
     """
+    rank: int = 0
+    """1 + how many tokens are likelier, of a token in a prompt; 0: not counted."""
+
+
+class Scored(NamedTuple):
+    """The next tokens of the prompt that were scored; all of them come before the first token."""
+
+    tokens: tuple[Token, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +91,9 @@ class Ended:
     """`reason` is 'length' or 'eos_token'. A request that fails ends with an error instead."""
 
     reason: str
+
+
+Arrival = Scored | Token | Ended | EdgeserveError
 
 
 class Generation:
@@ -86,6 +109,8 @@ class Generation:
         """Cancelled because its answer is complete, as behind a stop string."""
         self._ledger = ledger
         self._cancel = cancel
+        self.prompt: list[Token] = []
+        """Those of the prompt that were to be scored. Complete with the first token, or the end."""
         self._arrivals: asyncio.Queue[Token | Ended | EdgeserveError] = asyncio.Queue()
 
     def __aiter__(self) -> Generation:
@@ -101,9 +126,12 @@ class Generation:
             raise StopAsyncIteration
         raise arrival
 
-    def deliver(self, arrival: Token | Ended | EdgeserveError) -> None:
+    def deliver(self, arrival: Arrival) -> None:
         """Called by the pipeline, on this side's loop."""
-        self._arrivals.put_nowait(arrival)
+        if isinstance(arrival, Scored):
+            self.prompt += arrival.tokens
+        else:
+            self._arrivals.put_nowait(arrival)
 
     def cancel(self, *, answered: bool = False) -> None:
         """Frees its pages at once. Harmless when it has ended."""

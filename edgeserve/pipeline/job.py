@@ -12,7 +12,7 @@ from edgeserve.pipeline.page_hash import PageHashes
 from edgeserve.schedule.events import News
 from edgeserve.schedule.micro_batch import Segment
 from edgeserve.timing.ledger import Ledger
-from edgeserve.wire.frame import Sampled
+from edgeserve.wire.frame import Sampled, Score
 
 
 @dataclass(kw_only=True)
@@ -45,6 +45,17 @@ class Job:
         """Of the tokens that may come behind the segment; empty if all may."""
         guide = self.order.guide
         return guide.mask() if guide is not None and segment.samples else b""
+
+    def score(self, segment: Segment) -> Score | None:
+        """The tokens to be scored behind those of the segment; the last may be in the next one."""
+        scoring, prompt = self.order.scoring, self.order.prompt
+        if scoring is None:
+            return None
+        first = max(scoring.first_position, segment.first_position + 1)
+        tokens = prompt[first : segment.end_position + 1]
+        if not tokens:
+            return None
+        return Score(first_position=first, tokens=tokens, top_logprobs=scoring.top_logprobs)
 
     def sampled(self, found: Sequence[Sampled], drafts: Sequence[int], now_s: float) -> list[Token]:
         """The new tokens: what was sampled behind the newest one, and behind each draft that came

@@ -21,7 +21,7 @@ from edgeserve.timing.hop import Hop
 from edgeserve.wire import SOON
 from edgeserve.wire.client import RunStream
 from edgeserve.wire.codec import decode_result, with_payload
-from edgeserve.wire.frame import Failure, FrameResult, Sampled
+from edgeserve.wire.frame import Failure, FrameResult, Sampled, Scored
 
 WATCH_PERIOD_S = 0.25
 RECENT_HOPS = 128
@@ -35,6 +35,7 @@ class Trip:
     hops: tuple[Hop, ...]
     sampled: tuple[Sampled, ...]
     failure: Failure | None
+    scored: tuple[Scored, ...] = ()
 
 
 @dataclass(kw_only=True)
@@ -42,8 +43,9 @@ class _Frame:
     number: int
     tokens: int
     head: bytes
-    masks: bytes
-    """For the last stage alone: they are larger than all else that a decode carries."""
+    for_last: bytes
+    """Of the head, for the last stage alone: masks are larger than all else that a decode carries.
+    """
     hops: list[Hop] = field(default_factory=list)
 
 
@@ -116,10 +118,10 @@ class Relay:
         self._tasks.append(asyncio.create_task(self._watch()))
 
     def send(
-        self, number: int, tokens: int, head: bytes, payload: bytes, masks: bytes = b""
+        self, number: int, tokens: int, head: bytes, payload: bytes, for_last: bytes = b""
     ) -> None:
         """Orders a frame into stage 0. Returns at once."""
-        frame = _Frame(number=number, tokens=tokens, head=head, masks=masks)
+        frame = _Frame(number=number, tokens=tokens, head=head, for_last=for_last)
         self._outbox.put_nowait((frame, payload))
 
     async def close(self) -> None:
@@ -147,7 +149,7 @@ class Relay:
                 await self._write(link, *ordered)
 
     async def _write(self, link: StageLink, frame: _Frame, payload: bytes) -> None:
-        head = frame.head + frame.masks if link is self.links[-1] else frame.head
+        head = frame.head + frame.for_last if link is self.links[-1] else frame.head
         message = with_payload(head, payload)
         link.under_way[frame.number] = (frame, self._clock.now_s())
         await link.stream.send(message)
@@ -200,6 +202,7 @@ class Relay:
                 hops=tuple(frame.hops),
                 sampled=result.sampled,
                 failure=result.failure,
+                scored=result.scored,
             )
         )
 

@@ -22,6 +22,9 @@ class Arrived:
     at_s: float
     page_hashes: tuple[bytes, ...] = ()
     """Of each full page of the prompt: of its tokens and all before them, and of whose they are."""
+    scored_from: int | None = None
+    """The first position of the prompt whose log-probability is wanted: from the token before it on
+    all have to be computed. None if none is."""
 
 
 class News(NamedTuple):

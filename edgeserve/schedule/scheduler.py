@@ -112,7 +112,7 @@ class Scheduler:
             if segment.samples:
                 sequence.generated += news.tokens
             self._name_pages(sequence, segment, news)
-            if segment.samples:
+            if sequence.answers(segment):
                 finished += self._tokens(sequence, news, event.at_s)
         return finished
 

@@ -36,8 +36,12 @@ class Sequence:
 
     @property
     def shareable_hashes(self) -> tuple[bytes, ...]:
-        """Of the prompt without its last token, which must run so that there is an answer."""
-        return self.arrived.page_hashes[: (self.arrived.prompt_tokens - 1) // PAGE_TOKENS]
+        """Of the prompt before the first token that must run: its last one, so that there is an
+        answer, or what stands before the first one to be scored.
+        """
+        scored_from = self.arrived.scored_from or self.arrived.prompt_tokens
+        must_run = min(scored_from, self.arrived.prompt_tokens) - 1
+        return self.arrived.page_hashes[: must_run // PAGE_TOKENS]
 
     @property
     def prompt_left(self) -> int:
@@ -57,5 +61,11 @@ class Sequence:
             sequence=self.number,
             first_position=first,
             tokens=tokens,
-            samples=int(self.prompt_left == 0),
+            samples=int(self.prompt_left == 0 and self.arrived.max_new_tokens > 0),
         )
+
+    def answers(self, segment: Segment) -> bool:
+        """Whether its result is a step of the answer: new tokens, or the end of a prompt that none
+        is to follow.
+        """
+        return segment.samples > 0 or segment.end_position == self.arrived.prompt_tokens

@@ -83,17 +83,18 @@ class Ledger:
         """
         bookings = self._bookings(tokens)
         first_end_s = bookings[0].end_s if bookings else finished_s
+        prompt = bookings[:1] or self._without_tokens()
         prefill = {
             "tokens": self.prompt_tokens,
             "cached_tokens": self.cached_tokens,
-            **_phase(first_end_s - self._prefill_start_s, bookings[:1]),
+            **_phase(first_end_s - self._prefill_start_s, prompt),
         }
         decode = {
             "tokens": max(0, len(bookings) - 1),
             "laps": sum(each.laps > 0 for each in bookings[1:]),
             **_phase(finished_s - first_end_s, bookings[1:]),
         }
-        stages = _stages(self.labels, bookings)
+        stages = _stages(self.labels, [*prompt, *bookings[1:]])
         return {
             "total_ms": _ms(finished_s - self.received_s),
             "queue_ms": _ms(self.queued_s),
@@ -110,6 +111,13 @@ class Ledger:
             booked.append(_book(start_s, done_s, laps, len(self.labels)))
             start_s = done_s
         return booked
+
+    def _without_tokens(self) -> list[Booking]:
+        """Of a prompt that no token followed, because none was asked for or none has come yet."""
+        if self._tokens or not self._laps:
+            return []
+        end_s = max(lap.done_s for lap in self._laps)
+        return [_book(self._prefill_start_s, end_s, self._laps, len(self.labels))]
 
     @property
     def _prefill_start_s(self) -> float:

@@ -3,7 +3,7 @@
 Not covered: TLS; compression; a raw lane beside gRPC; transfer between workers.
 """
 
-PROTOCOL = 4
+PROTOCOL = 5
 """Two ends that disagree on it refuse each other by name."""
 
 EPOCH_METADATA = "edgeserve-epoch"

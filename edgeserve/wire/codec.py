@@ -8,7 +8,7 @@ protos/edgeserve/v1/worker.proto.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from google.protobuf.message import DecodeError
 
@@ -16,7 +16,7 @@ from edgeserve.errors import WireError
 from edgeserve.families.sampling import Sampling
 from edgeserve.schedule.micro_batch import MicroBatch, Segment
 from edgeserve.timing.hop import StageTime
-from edgeserve.wire.frame import Failure, Frame, FrameResult, Open, Sampled
+from edgeserve.wire.frame import Failure, Frame, FrameResult, Open, Sampled, Score, Scored
 from edgeserve.wire.pb import worker_pb2 as pb
 
 _PAYLOAD_TAG = bytes([15 << 3 | 2])  # field 15, length-delimited
@@ -43,10 +43,21 @@ def encode_head(micro_batch: MicroBatch, opens: Sequence[Open]) -> bytes:
     ).SerializeToString()
 
 
-def encode_masks(masks: Mapping[int, bytes]) -> bytes:
-    """What goes behind the head of a frame for the stage that samples, by sequence."""
+def encode_for_last(masks: Mapping[int, bytes], scores: Mapping[int, Score]) -> bytes:
+    """What goes behind the head of a frame for the last stage alone, by sequence."""
+    if not masks and not scores:
+        return b""
     return pb.Frame(
-        masks=[pb.Mask(sequence=number, allowed=mask) for number, mask in masks.items()]
+        masks=[pb.Mask(sequence=number, allowed=mask) for number, mask in masks.items()],
+        scores=[
+            pb.Score(
+                sequence=number,
+                first_position=each.first_position,
+                tokens=each.tokens,
+                top_logprobs=each.top_logprobs,
+            )
+            for number, each in scores.items()
+        ],
     ).SerializeToString()
 
 
@@ -79,6 +90,7 @@ def decode_frame(raw: bytes) -> Frame:
         ),
         payload=message.payload,
         masks={each.sequence: each.allowed for each in message.masks},
+        scores={each.sequence: _score_from_pb(each) for each in message.scores},
     )
 
 
@@ -87,6 +99,7 @@ def encode_result(result: FrameResult) -> bytes:
         frame=result.frame,
         time=_time_to_pb(result.time),
         sampled=[_sampled_to_pb(each) for each in result.sampled],
+        scored=[_scored_to_pb(each) for each in result.scored],
     )
     if result.failure is not None:
         message.failure.error_type = result.failure.error_type
@@ -106,6 +119,7 @@ def decode_result(raw: bytes) -> FrameResult:
         frame=message.frame,
         time=_time_from_pb(message.time),
         sampled=tuple(_sampled_from_pb(each) for each in message.sampled),
+        scored=tuple(_scored_from_pb(each) for each in message.scored),
         payload=message.payload,
         failure=Failure(error_type=message.failure.error_type, message=message.failure.message)
         if failed
@@ -166,7 +180,7 @@ def _sampled_to_pb(sampled: Sampled) -> pb.Sampled:
         sequence=sampled.sequence,
         token=sampled.token,
         logprob=sampled.logprob,
-        top=[pb.TopToken(token=token, logprob=logprob) for token, logprob in sampled.top],
+        top=_top_to_pb(sampled.top),
     )
 
 
@@ -175,8 +189,39 @@ def _sampled_from_pb(message: pb.Sampled) -> Sampled:
         sequence=message.sequence,
         token=message.token,
         logprob=message.logprob,
-        top=tuple((each.token, each.logprob) for each in message.top),
+        top=_top_from_pb(message.top),
     )
+
+
+def _score_from_pb(message: pb.Score) -> Score:
+    return Score(
+        first_position=message.first_position,
+        tokens=tuple(message.tokens),
+        top_logprobs=message.top_logprobs,
+    )
+
+
+def _scored_to_pb(scored: Scored) -> pb.Scored:
+    return pb.Scored(
+        sequence=scored.sequence,
+        token=scored.token,
+        logprob=scored.logprob,
+        rank=scored.rank,
+        top=_top_to_pb(scored.top),
+    )
+
+
+def _scored_from_pb(message: pb.Scored) -> Scored:
+    top = _top_from_pb(message.top)
+    return Scored(message.sequence, message.token, message.logprob, message.rank, top)
+
+
+def _top_to_pb(top: Iterable[tuple[int, float]]) -> list[pb.TopToken]:
+    return [pb.TopToken(token=token, logprob=logprob) for token, logprob in top]
+
+
+def _top_from_pb(top: Iterable[pb.TopToken]) -> tuple[tuple[int, float], ...]:
+    return tuple((each.token, each.logprob) for each in top)
 
 
 def _time_to_pb(time: StageTime) -> pb.StageTime:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from edgeserve.families.sampling import Sampling
 from edgeserve.schedule.micro_batch import Segment
@@ -24,6 +25,22 @@ class Open:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Score:
+    """Tokens of a prompt whose log-probabilities are wanted, side by side."""
+
+    first_position: int
+    """Of the first of them, in the sequence; 1 or more, since nothing is before the first token."""
+    tokens: tuple[int, ...]
+    """Their ids."""
+    top_logprobs: int = 0
+    """How many of the most likely tokens are told beside each."""
+
+    @property
+    def end_position(self) -> int:
+        return self.first_position + len(self.tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Frame:
     frame: int
     close: tuple[int, ...] = ()
@@ -37,6 +54,8 @@ class Frame:
     """By sequence, on the last stage: a bit for each token that may come next. Without one any
     may.
     """
+    scores: Mapping[int, Score] = field(default_factory=dict)
+    """By sequence, on the last stage. What a scored token follows is in the sequence's segment."""
 
     @property
     def tokens(self) -> int:
@@ -51,6 +70,19 @@ class Sampled:
     """Natural logarithm, of the unfiltered distribution."""
     top: tuple[tuple[int, float], ...] = ()
     """Its most likely tokens and their log-probabilities, if sampling asks for them."""
+
+
+class Scored(NamedTuple):
+    """A token of a prompt. A tuple, which is made quickly: a frame may have thousands."""
+
+    sequence: int
+    token: int
+    logprob: float
+    """Natural logarithm, of the unfiltered distribution."""
+    rank: int
+    """1 + how many tokens are likelier."""
+    top: tuple[tuple[int, float], ...] = ()
+    """The most likely tokens and their log-probabilities, if they were asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,3 +101,5 @@ class FrameResult:
     payload: bytes = b""
     """Hidden states [tokens, hidden]; empty from the last stage."""
     failure: Failure | None = None
+    scored: tuple[Scored, ...] = ()
+    """For each token of the frame's `scores`, in their order."""

@@ -39,6 +39,7 @@ from edgeserve.model.frame_table import (
 from edgeserve.model.fused import Computed, compute
 from edgeserve.model.pages import KvPages
 from edgeserve.model.sampling import SampleRow, sample
+from edgeserve.model.scoring import Results, ScoreRow, score
 from edgeserve.model.slice import Slice
 from edgeserve.worker.graphs import GraphRecorder, NoRecorder
 from edgeserve.worker.stopwatch import Stopwatch
@@ -90,22 +91,27 @@ class CudaFrames:
         segments: Sequence[PagedSegment],
         asked: Mapping[int, SampleRow],
         watch: Stopwatch,
-    ) -> Tensor:
+        scored: Sequence[ScoreRow] = (),
+    ) -> Results:
         """Starts a frame, and returns where its results will be on the host once the device is past
         the last mark: hidden states [T, D]; or on the last stage the next tokens of the rows that
-        are asked for, as `sample` gives them.
+        are asked for. What is scored is computed behind a graph, from the hidden states it leaves.
         """
         watch.mark()
         run = self._placed(x, segments, list(asked))
         watch.mark()
         computed = run()
-        results = computed.out[: len(x) if computed.logits_NV is None else len(asked)]
+        out = computed.out[: len(x) if computed.logits_NV is None else len(asked)]
         if computed.logits_NV is not None:
-            results = sample(results, computed.logits_NV, list(asked.values()))
+            out = sample(out, computed.logits_NV, list(asked.values()))
+        scores_MP = score(self._slice, computed.hidden_TD, scored) if scored else None
         watch.mark()
-        host = self._host_like(results).copy_(results, non_blocking=True)
+        results = Results(
+            out=self._to_host(out),
+            scores_MP=None if scores_MP is None else self._to_host(scores_MP),
+        )
         watch.mark()
-        return host
+        return results
 
     def _placed(
         self, x: Tensor, segments: Sequence[PagedSegment], asked: Sequence[int]
@@ -129,6 +135,9 @@ class CudaFrames:
         filled = empty_table(table.extent, "cpu", pinned=self._is_cuda)
         filled.fill(segments, asked, tiles_of(segments, tile_tokens))
         table.flat.copy_(filled.flat, non_blocking=True)
+
+    def _to_host(self, x: Tensor) -> Tensor:
+        return self._host_like(x).copy_(x, non_blocking=True)
 
     def _host_like(self, x: Tensor) -> Tensor:
         """Pinned, or a copy would wait for the device. PyTorch keeps such memory and hands it out

@@ -27,7 +27,7 @@ from edgeserve.families.stage import Stage
 from edgeserve.hugging_face.find import open_fetched
 from edgeserve.schedule.micro_batch import Segment
 from edgeserve.timing.hop import StageTime
-from edgeserve.wire.frame import Frame, FrameResult, Sampled
+from edgeserve.wire.frame import Frame, FrameResult, Sampled, Scored
 from edgeserve.wire.messages import Loaded, LoadOrder
 from edgeserve.worker.cards import Card
 from edgeserve.worker.device import Device
@@ -59,7 +59,8 @@ class PacedStage:
     ) -> LaunchedPaced:
         now_s = clock.now_s()
         spec, order = self.source.spec, self.order
-        work = frame_work(spec, order.stage, order.dtype, frame.segments)
+        scored = sum(len(each.tokens) for each in frame.scores.values())
+        work = frame_work(spec, order.stage, order.dtype, frame.segments, scored)
         start_s = max(now_s, self._busy_until_s)
         takes_s = self.card.takes_s(work.read_bytes, work.flop, order.dtype)
         self._busy_until_s = start_s + takes_s
@@ -68,6 +69,7 @@ class PacedStage:
             start_s=start_s,
             takes_s=takes_s,
             sampled=self._sampled(frame, sequences) if order.stage.head else (),
+            scored=_scored(frame) if order.stage.head else (),
             payload_bytes=0
             if order.stage.head
             else frame.tokens * spec.hidden_bytes_per_token(order.dtype),
@@ -98,6 +100,7 @@ class LaunchedPaced:
     start_s: float
     takes_s: float
     sampled: tuple[Sampled, ...]
+    scored: tuple[Scored, ...]
     payload_bytes: int
 
     def finish(self, taken: Taken, clock: Clock) -> FrameResult:
@@ -113,7 +116,19 @@ class LaunchedPaced:
             copy_out_s=clock.now_s() - end_s,
         )
         payload = bytes(self.payload_bytes)
-        return FrameResult(frame=self.frame, time=time, sampled=self.sampled, payload=payload)
+        return FrameResult(
+            frame=self.frame, time=time, sampled=self.sampled, payload=payload, scored=self.scored
+        )
+
+
+def _scored(frame: Frame) -> tuple[Scored, ...]:
+    """As certain as what is made up."""
+    return tuple(
+        Scored(segment.sequence, token, logprob=0.0, rank=1)
+        for segment in frame.segments
+        if segment.sequence in frame.scores
+        for token in frame.scores[segment.sequence].tokens
+    )
 
 
 @dataclass(frozen=True)
@@ -124,15 +139,17 @@ class Work:
     flop: int
 
 
-def frame_work(spec: ModelSpec, stage: Stage, dtype: Dtype, segments: Sequence[Segment]) -> Work:
-    """Weights are read once for a frame, the head only if it samples; keys and values once for each
-    segment. A parameter is a product and a sum for every token, and attention two of each for every
-    number of a query and every key that it sees.
+def frame_work(
+    spec: ModelSpec, stage: Stage, dtype: Dtype, segments: Sequence[Segment], scored: int = 0
+) -> Work:
+    """Weights are read once for a frame, the head only if it samples or scores; keys and values
+    once for each segment. A parameter is a product and a sum for every token, and attention two of
+    each for every number of a query and every key that it sees.
     """
     layers = len(stage.layers)
     layer_parameters = layers * spec.layer_parameters
     tokens = sum(each.tokens for each in segments)
-    head_rows = sum(each.samples for each in segments) if stage.head else 0
+    head_rows = scored + sum(each.samples for each in segments) if stage.head else 0
     head_parameters = spec.head_parameters if head_rows else 0
     kv_tokens = sum(_keys_read(spec, each) for each in segments)
     seen = sum(_keys_seen(spec, each) for each in segments)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from edgeserve.errors import WireError
-from edgeserve.families.sampling import Sampling
+from edgeserve.families.sampling import TOP_LOGPROBS_MAX, Sampling
 from edgeserve.families.spec import PAGE_TOKENS, ModelSpec
 from edgeserve.families.stage import Stage
 from edgeserve.schedule.micro_batch import Segment
@@ -62,6 +62,7 @@ class SequenceTable:
             self._open[opened.sequence] = self._opened(opened)
         self._check_payload(frame)
         self._check_masks(frame)
+        self._check_scores(frame)
         return [self._checked(segment) for segment in frame.segments]
 
     def __len__(self) -> int:
@@ -108,6 +109,31 @@ class SequenceTable:
                 raise WireError(
                     f"sequence {number}: its mask of {len(mask)} bytes allows none of the "
                     f"{self.spec.vocab} tokens of the vocabulary"
+                )
+
+    def _check_scores(self, frame: Frame) -> None:
+        """Each token follows one that its sequence has in this frame."""
+        segments = {each.sequence: each for each in frame.segments} if frame.scores else {}
+        for number, score in frame.scores.items():
+            segment = segments.get(number)
+            first, end = score.first_position, score.end_position
+            if (
+                segment is None
+                or not segment.first_position < first < end <= segment.end_position + 1
+            ):
+                raise WireError(
+                    f"sequence {number} is to be scored at positions [{first}, {end}), but they do "
+                    f"not follow tokens that it has in frame {frame.frame}"
+                )
+            if max(score.tokens) >= self.spec.vocab:
+                raise WireError(
+                    f"sequence {number} is to be scored for token {max(score.tokens)}; the "
+                    f"vocabulary has {self.spec.vocab}"
+                )
+            if score.top_logprobs > TOP_LOGPROBS_MAX:
+                raise WireError(
+                    f"sequence {number} wants {score.top_logprobs} tokens told beside each; at "
+                    f"most {TOP_LOGPROBS_MAX} are"
                 )
 
     def _checked(self, segment: Segment) -> OpenSequence:

@@ -26,6 +26,7 @@ from edgeserve.model.pages import KvPages
 from edgeserve.model.product import LeavePlain, Preparation
 from edgeserve.model.quantised import Quantise
 from edgeserve.model.sampling import SampleRow, choices, most_likely, sample
+from edgeserve.model.scoring import Results, ScoreRow, score, scores
 from edgeserve.model.slice import Slice
 from edgeserve.model.weights import (
     Form,
@@ -36,7 +37,7 @@ from edgeserve.model.weights import (
     slice_hash,
 )
 from edgeserve.timing.hop import StageTime
-from edgeserve.wire.frame import Frame, FrameResult, Sampled
+from edgeserve.wire.frame import Frame, FrameResult, Sampled, Scored
 from edgeserve.wire.messages import Loaded, LoadOrder
 from edgeserve.worker.device import Device
 from edgeserve.worker.sequences import OpenSequence, SequenceTable
@@ -104,12 +105,20 @@ class ResidentStage:
             PagedSegment(each.pages, segment.first_position, segment.tokens)
             for each, segment in zip(sequences, frame.segments, strict=True)
         ]
-        asked = _asked(frame, sequences) if self.order.stage.head else []
+        is_last = self.order.stage.head
+        asked = _asked(frame, sequences) if is_last else []
+        prompted = _prompted(frame) if is_last else []
         samples = {each.row: each.sample for each in asked}
         compute = self.cuda_frames.compute if self.cuda_frames else self._compute
-        out = compute(self._tensor(frame), segments, samples, watch)
+        results = compute(
+            self._tensor(frame), segments, samples, watch, [each.score for each in prompted]
+        )
         return Launched(
-            frame=frame.frame, watch=watch, out=out, asked=asked if self.order.stage.head else None
+            frame=frame.frame,
+            watch=watch,
+            results=results,
+            asked=asked if is_last else None,
+            prompted=prompted,
         )
 
     def _compute(
@@ -118,17 +127,20 @@ class ResidentStage:
         segments: Sequence[PagedSegment],
         asked: Mapping[int, SampleRow],
         watch: Stopwatch,
-    ) -> Tensor:
+        scored: Sequence[ScoreRow],
+    ) -> Results:
         """What `CudaFrames.compute` does on a GPU, by the reference path."""
         watch.mark()
         batch = PackedBatch.build(segments, self.device.torch_device)
         watch.mark()
-        out: Tensor = self.slice_(x, batch, self.kv_pages)
-        if self.order.stage.head:
-            out = self._tokens(out, asked)
+        hidden_TD: Tensor = self.slice_(x, batch, self.kv_pages)
+        results = Results(
+            out=self._tokens(hidden_TD, asked) if self.order.stage.head else hidden_TD,
+            scores_MP=score(self.slice_, hidden_TD, scored) if scored else None,
+        )
         watch.mark()
         watch.mark()  # nothing to copy out
-        return out
+        return results
 
     def _tokens(self, hidden_TD: Tensor, asked: Mapping[int, SampleRow]) -> Tensor:
         if not asked:
@@ -183,6 +195,30 @@ def _asked(frame: Frame, sequences: Sequence[OpenSequence]) -> list[Asked]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Prompted:
+    """A token of a prompt whose log-probability is wanted."""
+
+    number: int
+    """Of its sequence."""
+    score: ScoreRow
+
+
+def _prompted(frame: Frame) -> list[Prompted]:
+    if not frame.scores:
+        return []
+    ends = itertools.accumulate(segment.tokens for segment in frame.segments)
+    return [
+        Prompted(
+            number=segment.sequence,
+            score=ScoreRow(end - segment.end_position + position - 1, token, wanted.top_logprobs),
+        )
+        for segment, end in zip(frame.segments, ends, strict=True)
+        if (wanted := frame.scores.get(segment.sequence)) is not None
+        for position, token in enumerate(wanted.tokens, wanted.first_position)
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Taken:
     """A frame's way to the device, on the worker's clock."""
 
@@ -203,19 +239,20 @@ class Launched:
 
     frame: int
     watch: Stopwatch
-    out: Tensor
-    """On the host once `watch` is past its last mark: hidden states [T, D], or what
-    `sample` gives.
-    """
+    results: Results
+    """On the host once `watch` is past its last mark."""
     asked: Sequence[Asked] | None
     """Whose tokens they are; None if they are hidden states."""
+    prompted: Sequence[Prompted]
 
     def finish(self, taken: Taken, clock: Clock) -> FrameResult:
         """Waits for the device, and accounts for all time since the frame came in."""
         self.watch.wait()
         start_s = clock.now_s()
-        sampled = () if self.asked is None else _sampled(self.asked, self.out)
-        payload = _bytes(self.out) if self.asked is None else b""
+        out, scores_MP = self.results
+        sampled = () if self.asked is None else _sampled(self.asked, out)
+        payload = _bytes(out) if self.asked is None else b""
+        scored = () if scores_MP is None else _scored(self.prompted, scores_MP)
         end_s = clock.now_s()
         copy_in_s, compute_s, copy_out_s = self.watch.laps_s()
         measured_s = copy_in_s + compute_s + copy_out_s + (end_s - start_s)
@@ -231,7 +268,9 @@ class Launched:
             copy_out_s=copy_out_s,
             encode_s=end_s - start_s,
         )
-        return FrameResult(frame=self.frame, time=time, sampled=sampled, payload=payload)
+        return FrameResult(
+            frame=self.frame, time=time, sampled=sampled, payload=payload, scored=scored
+        )
 
 
 def _sampled(asked: Sequence[Asked], tokens_N2P: Tensor) -> tuple[Sampled, ...]:
@@ -247,6 +286,14 @@ def _sampled(asked: Sequence[Asked], tokens_N2P: Tensor) -> tuple[Sampled, ...]:
             )
         )
     return tuple(found)
+
+
+def _scored(prompted: Sequence[Prompted], scores_MP: Tensor) -> tuple[Scored, ...]:
+    found = scores(scores_MP, [each.score for each in prompted])
+    return tuple(
+        Scored(each.number, each.score.token, told.logprob, told.rank, told.top)
+        for each, told in zip(prompted, found, strict=True)
+    )
 
 
 def load_stage(

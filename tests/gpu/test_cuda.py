@@ -122,7 +122,7 @@ def test_a_launch_does_not_wait_for_the_device(
 
     assert not busy.query()  # type: ignore[no-untyped-call]
     launched.watch.wait()
-    assert launched.out[0].isfinite().all()
+    assert launched.results.out[0].isfinite().all()
 
 
 def test_half_precision_keeps_the_log_probabilities(tmp_path: Path) -> None:

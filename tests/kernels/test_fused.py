@@ -22,6 +22,7 @@ from edgeserve.model.batch import PackedBatch, PagedSegment
 from edgeserve.model.fused import Computed
 from edgeserve.model.pages import KvPages
 from edgeserve.model.sampling import SampleRow, choices, choose
+from edgeserve.model.scoring import ScoreRow, score, scores
 from edgeserve.model.slice import Slice
 from edgeserve.model.weights import Form, load_slice
 from edgeserve.worker import cuda_frames
@@ -91,7 +92,7 @@ class Pair:
         self, x: Tensor, segments: list[PagedSegment], asked: dict[int, SampleRow] | None = None
     ) -> Tensor:
         watch = Stopwatch(clock=ManualClock(), cuda=self.device.type == "cuda")
-        out = self.frames.compute(x, segments, asked or {}, watch)
+        out = self.frames.compute(x, segments, asked or {}, watch).out
         watch.wait()
         return out
 
@@ -151,6 +152,33 @@ def test_the_last_stage_chooses_the_tokens_of_the_reference(
         [first, *_] = choices(got, list(asked.values()))
         assert [token for token, _ in first.top] == [token for token, _ in want[0].top]
         assert [p for _, p in first.top] == pytest.approx([p for _, p in want[0].top], abs=ATOL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["llama2", "tied"])
+def test_the_last_stage_scores_a_prompt_in_a_graph_and_without(
+    folder: Callable[[str], Path], family: str, device: torch.device
+) -> None:
+    pair = Pair(folder(family), cut((3, 1))[1], device)
+    random = torch.Generator().manual_seed(4)
+    for frame in BUSY:
+        segments, tokens = feed(frame)
+        hidden = torch.randn((tokens, pair.spec.hidden), generator=random)
+        rows = [ScoreRow(row, 7 * row % VOCAB, row % 3) for row in range(tokens)]
+        asked = {tokens - 1: SampleRow(Sampling(), tokens, ())}
+        watch = Stopwatch(clock=ManualClock(), cuda=device.type == "cuda")
+
+        out, got = pair.frames.compute(hidden, segments, asked, watch, rows)
+        watch.wait()
+
+        plain = pair.plain(hidden, segments)
+        want = score(pair.slice_, plain, rows)
+        assert got is not None
+        assert got[:, :2].tolist() == want[:, :2].tolist(), "rank and token"
+        torch.testing.assert_close(got[:, 2].cpu(), want[:, 2].cpu(), atol=ATOL, rtol=0)
+        told = [each.top for each in scores(got, rows)]
+        assert [len(each) for each in told] == [row % 3 for row in range(tokens)]
+        assert out.shape == (1, 2)
 
 
 @pytest.mark.slow

@@ -50,9 +50,9 @@ class KeptFrames(Relay):
         self.sent: list[Frame] = []
 
     def send(
-        self, number: int, tokens: int, head: bytes, payload: bytes, masks: bytes = b""
+        self, number: int, tokens: int, head: bytes, payload: bytes, for_last: bytes = b""
     ) -> None:
-        self.sent.append(decode_frame(with_payload(head + masks, payload)))
+        self.sent.append(decode_frame(with_payload(head + for_last, payload)))
 
 
 class Bench:

@@ -15,8 +15,8 @@ from edgeserve.pipeline.relay import Relay, StageLink, Trip
 from edgeserve.timing.hop import Hop, StageTime
 from edgeserve.wire import SOON
 from edgeserve.wire.client import RunStream
-from edgeserve.wire.codec import decode_frame, encode_masks, encode_result
-from edgeserve.wire.frame import FrameResult
+from edgeserve.wire.codec import decode_frame, encode_for_last, encode_result
+from edgeserve.wire.frame import FrameResult, Score
 
 WAIT_S = 5.0
 
@@ -93,12 +93,14 @@ async def test_an_announcement_goes_one_stage_ahead_of_the_frame_and_around() ->
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("stages", [1, 3])
-async def test_masks_go_to_the_last_stage_alone(stages: int) -> None:
+async def test_masks_and_what_is_scored_go_to_the_last_stage_alone(stages: int) -> None:
+    score = Score(first_position=1, tokens=(8,))
     async with Bench(stages) as bench:
-        bench.relay.send(7, 1, b"", b"ids", encode_masks({5: b"mask"}))
+        bench.relay.send(7, 1, b"", b"ids", encode_for_last({5: b"mask"}, {6: score}))
         for stage in range(stages):
             frame = decode_frame(await bench.next_of(stage))
             assert frame.masks == ({5: b"mask"} if stage == stages - 1 else {})
+            assert frame.scores == ({6: score} if stage == stages - 1 else {})
             bench.answer(stage, b"hidden")
 
 

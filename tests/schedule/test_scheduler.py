@@ -22,6 +22,30 @@ def test_a_request_runs_from_its_prompt_to_its_last_token() -> None:
     #                       that a is over rides in the next frame there is
 
 
+def test_a_request_for_no_token_ends_with_its_prompt() -> None:
+    story = Story(stages=2, chunk=16)
+    assert story.arrive("a", prompt=20, new=0) == ["admit a after 0 s", "+a a[0:16)", "a[16:20)"]
+    story.arrive("b", prompt=4, new=1)
+    assert story.pages_in_use == 3
+    assert story.land() == ["+b b[0:4)!"]
+    assert story.land() == ["finish a: length"]
+    assert story.pages_in_use == 1
+    assert story.land() == ["finish b: length"]
+
+
+def test_a_prompt_may_fill_the_context_if_no_token_is_to_follow() -> None:
+    story = Story(context=32, pages=2)
+    assert story.arrive("a", prompt=33, new=0) == ["reject a: Unprocessable"]
+    assert story.arrive("b", prompt=32, new=0)[0] == "admit b after 0 s"
+
+
+def test_a_refused_frame_fails_a_request_for_no_token() -> None:
+    story = Story()
+    story.arrive("a", prompt=4, new=0)
+    assert story.refuse() == ["fail a: StageUnavailable"]
+    assert story.pages_in_use == 0
+
+
 def test_a_request_joins_a_running_batch_without_waiting_for_it_to_end() -> None:
     story = Story(max_running=2)
     steps = story.arrive("a", prompt=4, new=3) + story.arrive("b", prompt=4, new=2)

@@ -13,12 +13,12 @@ from edgeserve.timing.hop import StageTime
 from edgeserve.wire.codec import (
     decode_frame,
     decode_result,
+    encode_for_last,
     encode_head,
-    encode_masks,
     encode_result,
     with_payload,
 )
-from edgeserve.wire.frame import Failure, Frame, FrameResult, Open, Sampled
+from edgeserve.wire.frame import Failure, Frame, FrameResult, Open, Sampled, Score, Scored
 from edgeserve.wire.pb import worker_pb2 as pb
 
 SEQUENCES = st.integers(0, 2**64 - 1)
@@ -50,6 +50,12 @@ OPENS = st.builds(
 SEGMENTS = st.builds(
     Segment, sequence=SEQUENCES, first_position=COUNTS, tokens=COUNTS, samples=COUNTS
 )
+SCORES = st.builds(
+    Score,
+    first_position=COUNTS,
+    tokens=st.lists(COUNTS, max_size=4).map(tuple),
+    top_logprobs=COUNTS,
+)
 FRAMES = st.builds(
     Frame,
     frame=SEQUENCES,
@@ -58,8 +64,12 @@ FRAMES = st.builds(
     segments=st.lists(SEGMENTS, max_size=3).map(tuple),
     payload=PAYLOADS,
     masks=st.dictionaries(SEQUENCES, st.binary(max_size=9), max_size=3),
+    scores=st.dictionaries(SEQUENCES, SCORES, max_size=3),
 )
 SAMPLED = st.builds(Sampled, sequence=SEQUENCES, token=COUNTS, logprob=FLOATS, top=NUMBERED)
+SCORED = st.builds(
+    Scored, sequence=SEQUENCES, token=COUNTS, logprob=FLOATS, rank=COUNTS, top=NUMBERED
+)
 RESULTS = st.builds(
     FrameResult,
     frame=SEQUENCES,
@@ -74,6 +84,7 @@ RESULTS = st.builds(
     ),
     sampled=st.lists(SAMPLED, max_size=3).map(tuple),
     payload=PAYLOADS,
+    scored=st.lists(SCORED, max_size=3).map(tuple),
     failure=st.none() | st.builds(Failure, error_type=st.text(), message=st.text()),
 )
 
@@ -88,7 +99,8 @@ def _micro_batch(frame: Frame) -> MicroBatch:
 
 
 def _encoded(frame: Frame) -> bytes:
-    head = encode_head(_micro_batch(frame), frame.open) + encode_masks(frame.masks)
+    head = encode_head(_micro_batch(frame), frame.open)
+    head += encode_for_last(frame.masks, frame.scores)
     return with_payload(head, frame.payload)
 
 
@@ -114,6 +126,13 @@ def test_a_message_with_an_appended_payload_is_what_protobuf_itself_would_write(
     whole.payload = frame.payload
     for number, mask in frame.masks.items():
         whole.masks.add(sequence=number, allowed=mask)
+    for number, score in frame.scores.items():
+        whole.scores.add(
+            sequence=number,
+            first_position=score.first_position,
+            tokens=score.tokens,
+            top_logprobs=score.top_logprobs,
+        )
     assert pb.Frame.FromString(_encoded(frame)) == whole
     assert decode_frame(whole.SerializeToString()) == frame
 

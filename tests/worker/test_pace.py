@@ -21,7 +21,7 @@ from edgeserve.plan.facts import WorkerFacts
 from edgeserve.plan.planner import make_plan
 from edgeserve.schedule.micro_batch import Segment
 from edgeserve.wire.codec import decode_result
-from edgeserve.wire.frame import Frame, FrameResult
+from edgeserve.wire.frame import Frame, FrameResult, Score
 from edgeserve.wire.messages import LoadOrder
 from edgeserve.worker.cards import CARDS
 from edgeserve.worker.device import Device, open_device
@@ -131,6 +131,20 @@ def test_attention_is_counted_for_each_token_and_what_it_sees() -> None:
     work = frame_work(SPEC, MIDDLE, Dtype.FP16, [chunk])
 
     assert work.flop - 2 * 14 * SPEC.layer_parameters * 2 == 4 * 5120 * 14 * (11 + 12)
+
+
+def test_what_is_scored_costs_the_heads_product_and_is_answered_token_by_token() -> None:
+    chunk = Segment(sequence=1, first_position=0, tokens=8, samples=0)
+    plain, scored = (frame_work(SPEC, LAST, Dtype.FP16, [chunk], count) for count in (0, 7))
+    assert scored.flop - plain.flop == 2 * 7 * SPEC.head_parameters
+    assert scored.read_bytes - plain.read_bytes == 2 * SPEC.head_parameters
+    clock = ManualClock()
+    what = replace(frame(chunk), scores={1: Score(first_position=1, tokens=(5, 6))})
+
+    result = run(loaded(clock, LAST), what, clock)
+
+    assert [(each.sequence, each.token) for each in result.scored] == [(1, 5), (1, 6)]
+    assert result.sampled == ()
 
 
 def test_the_head_is_read_only_where_it_is_and_when_a_row_is_sampled() -> None:

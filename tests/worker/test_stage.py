@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from edgeserve.clock import MonotonicClock
 from edgeserve.config import WorkerSettings
@@ -24,7 +25,7 @@ from edgeserve.families.sampling import Sampling
 from edgeserve.families.spec import Dtype
 from edgeserve.families.stage import cut
 from edgeserve.schedule.micro_batch import Segment
-from edgeserve.wire.frame import Frame, FrameResult, Open
+from edgeserve.wire.frame import Frame, FrameResult, Open, Score
 from edgeserve.wire.messages import LoadOrder
 from edgeserve.worker.device import open_device
 from edgeserve.worker.sequences import OpenSequence
@@ -160,6 +161,81 @@ def test_a_mask_that_allows_nothing_or_is_of_nobody_is_refused(
 
     with pytest.raises(WireError, match=said):
         resident.new_table().take(frame)
+
+
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable")
+def test_prompt_tokens_are_scored_by_their_own_rows_beside_others_that_are_sampled(
+    resident: ResidentStage,
+) -> None:
+    rows = torch.randn((9, 32), generator=torch.Generator().manual_seed(5))
+
+    def run(first: int, end: int, score: Score | None, sequence: int = 1) -> FrameResult:
+        segment = Segment(sequence=sequence, first_position=first, tokens=end - first, samples=1)
+        return launched(resident, [(segment, rows[first:end], score)])
+
+    whole = run(0, 9, Score(first_position=1, tokens=(11, 12, 13, 14, 15, 16, 17, 18)))
+    assert [each.token for each in whole.scored] == [11, 12, 13, 14, 15, 16, 17, 18]
+    assert all(each.logprob < 0 and each.top == () for each in whole.scored)
+    part = Score(first_position=4, tokens=(14, 15), top_logprobs=3)
+    neighbour = (Segment(sequence=2, first_position=0, tokens=2, samples=0), rows[:2], None)
+    chunk = Segment(sequence=1, first_position=0, tokens=9, samples=1)
+    beside = launched(resident, [neighbour, (chunk, rows, part)])
+
+    assert [each.sequence for each in beside.scored] == [1, 1]
+    for got, want in zip(beside.scored, whole.scored[3:5], strict=True):
+        assert (got.token, got.rank) == (want.token, want.rank)
+        assert got.logprob == pytest.approx(want.logprob, abs=1e-5)
+        assert len(got.top) == 3
+    assert [each.token for each in beside.sampled] == [each.token for each in whole.sampled]
+
+
+@pytest.mark.parametrize(
+    ("scores", "said"),
+    [
+        ({5: Score(first_position=1, tokens=(3,))}, "sequence 5 is to be scored at positions"),
+        ({1: Score(first_position=1, tokens=())}, r"positions \[1, 1\), but they do not follow"),
+        ({1: Score(first_position=0, tokens=(3,))}, r"positions \[0, 1\), but they do not"),
+        ({1: Score(first_position=4, tokens=(3,))}, r"positions \[4, 5\), but they do not"),
+        ({1: Score(first_position=7, tokens=(3, 4))}, r"positions \[7, 9\), but they do not"),
+        #    of positions [4, 7): the tokens behind them are [5, 8)
+        ({1: Score(first_position=7, tokens=(99,))}, "scored for token 99; the vocabulary has 99"),
+        (
+            {1: Score(first_position=5, tokens=(3,), top_logprobs=21)},
+            "wants 21 tokens told beside each; at most 20 are",
+        ),
+    ],
+)
+def test_a_score_of_what_is_not_in_the_frame_is_refused(
+    scores: dict[int, Score], said: str, resident: ResidentStage
+) -> None:
+    opened = Open(sequence=1, pages=(0,), sampling=Sampling())
+    segment = Segment(sequence=1, first_position=4, tokens=3, samples=0)
+    frame = Frame(
+        frame=1, open=(opened,), segments=(segment,), payload=bytes(3 * 32 * 4), scores=scores
+    )
+
+    with pytest.raises(WireError, match=said):
+        resident.new_table().take(frame)
+
+
+@torch.inference_mode()
+def launched(
+    resident: ResidentStage, fed: Sequence[tuple[Segment, Tensor, Score | None]]
+) -> FrameResult:
+    """One frame, each of whose sequences has a page of its own."""
+    clock = MonotonicClock()
+    frame = Frame(
+        frame=1,
+        open=tuple(
+            Open(sequence=each.sequence, pages=(each.sequence,), sampling=Sampling())
+            for each, _, _ in fed
+        ),
+        segments=tuple(each for each, _, _ in fed),
+        payload=torch.cat([rows for _, rows, _ in fed]).numpy().tobytes(),
+        scores={each.sequence: score for each, _, score in fed if score is not None},
+    )
+    running = resident.launch(frame, resident.new_table().take(frame), clock)
+    return running.finish(Taken(received_s=0.0, decode_s=0.0, started_s=0.0), clock)
 
 
 def bits(*tokens: int) -> bytes:

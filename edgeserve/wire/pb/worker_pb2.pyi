@@ -198,21 +198,35 @@ class Mask(_message.Message):
     allowed: bytes
     def __init__(self, sequence: _Optional[int] = ..., allowed: _Optional[bytes] = ...) -> None: ...
 
+class Score(_message.Message):
+    __slots__ = ("sequence", "first_position", "tokens", "top_logprobs")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    FIRST_POSITION_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TOP_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    first_position: int
+    tokens: _containers.RepeatedScalarFieldContainer[int]
+    top_logprobs: int
+    def __init__(self, sequence: _Optional[int] = ..., first_position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., top_logprobs: _Optional[int] = ...) -> None: ...
+
 class Frame(_message.Message):
-    __slots__ = ("frame", "close", "open", "segments", "masks", "payload")
+    __slots__ = ("frame", "close", "open", "segments", "masks", "scores", "payload")
     FRAME_FIELD_NUMBER: _ClassVar[int]
     CLOSE_FIELD_NUMBER: _ClassVar[int]
     OPEN_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     MASKS_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     frame: int
     close: _containers.RepeatedScalarFieldContainer[int]
     open: _containers.RepeatedCompositeFieldContainer[Open]
     segments: _containers.RepeatedCompositeFieldContainer[Segment]
     masks: _containers.RepeatedCompositeFieldContainer[Mask]
+    scores: _containers.RepeatedCompositeFieldContainer[Score]
     payload: bytes
-    def __init__(self, frame: _Optional[int] = ..., close: _Optional[_Iterable[int]] = ..., open: _Optional[_Iterable[_Union[Open, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., masks: _Optional[_Iterable[_Union[Mask, _Mapping]]] = ..., payload: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, frame: _Optional[int] = ..., close: _Optional[_Iterable[int]] = ..., open: _Optional[_Iterable[_Union[Open, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., masks: _Optional[_Iterable[_Union[Mask, _Mapping]]] = ..., scores: _Optional[_Iterable[_Union[Score, _Mapping]]] = ..., payload: _Optional[bytes] = ...) -> None: ...
 
 class Sampled(_message.Message):
     __slots__ = ("sequence", "token", "logprob", "top")
@@ -225,6 +239,20 @@ class Sampled(_message.Message):
     logprob: float
     top: _containers.RepeatedCompositeFieldContainer[TopToken]
     def __init__(self, sequence: _Optional[int] = ..., token: _Optional[int] = ..., logprob: _Optional[float] = ..., top: _Optional[_Iterable[_Union[TopToken, _Mapping]]] = ...) -> None: ...
+
+class Scored(_message.Message):
+    __slots__ = ("sequence", "token", "logprob", "rank", "top")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    LOGPROB_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    TOP_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    token: int
+    logprob: float
+    rank: int
+    top: _containers.RepeatedCompositeFieldContainer[TopToken]
+    def __init__(self, sequence: _Optional[int] = ..., token: _Optional[int] = ..., logprob: _Optional[float] = ..., rank: _Optional[int] = ..., top: _Optional[_Iterable[_Union[TopToken, _Mapping]]] = ...) -> None: ...
 
 class TopToken(_message.Message):
     __slots__ = ("token", "logprob")
@@ -251,18 +279,20 @@ class StageTime(_message.Message):
     def __init__(self, queue_s: _Optional[float] = ..., decode_s: _Optional[float] = ..., copy_in_s: _Optional[float] = ..., compute_s: _Optional[float] = ..., copy_out_s: _Optional[float] = ..., encode_s: _Optional[float] = ...) -> None: ...
 
 class FrameResult(_message.Message):
-    __slots__ = ("frame", "time", "sampled", "failure", "payload")
+    __slots__ = ("frame", "time", "sampled", "failure", "scored", "payload")
     FRAME_FIELD_NUMBER: _ClassVar[int]
     TIME_FIELD_NUMBER: _ClassVar[int]
     SAMPLED_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
+    SCORED_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     frame: int
     time: StageTime
     sampled: _containers.RepeatedCompositeFieldContainer[Sampled]
     failure: Failure
+    scored: _containers.RepeatedCompositeFieldContainer[Scored]
     payload: bytes
-    def __init__(self, frame: _Optional[int] = ..., time: _Optional[_Union[StageTime, _Mapping]] = ..., sampled: _Optional[_Iterable[_Union[Sampled, _Mapping]]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., payload: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, frame: _Optional[int] = ..., time: _Optional[_Union[StageTime, _Mapping]] = ..., sampled: _Optional[_Iterable[_Union[Sampled, _Mapping]]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., scored: _Optional[_Iterable[_Union[Scored, _Mapping]]] = ..., payload: _Optional[bytes] = ...) -> None: ...
 
 class Failure(_message.Message):
     __slots__ = ("error_type", "message")
