@@ -24,6 +24,8 @@ __all__ = ["DEMO", "ModelSource", "open_folder", "open_model", "weight_files"]
 
 _log = logging.getLogger(__name__)
 DEMO = "demo"
+DEFAULT_NAME = "model"
+"""Of the model in the file system's root, which has no name."""
 _DEMO_FOLDER = Path(__file__).parent.parent / "demo"
 
 
@@ -62,7 +64,7 @@ def open_model(ref: str) -> ModelSource:
     folder = _DEMO_FOLDER if ref == DEMO else Path(ref).expanduser()
     if not folder.is_dir():
         raise _no_such_model(ref)
-    return open_folder(folder, DEMO if ref == DEMO else folder.resolve().name)
+    return open_folder(folder, DEMO if ref == DEMO else _name_of(folder))
 
 
 def open_folder(folder: Path, name: str, revision: str | None = None) -> ModelSource:
@@ -91,8 +93,20 @@ def told_model(ref: str, config: bytes) -> ModelSource:
         raise BadModel(f"the config.json of {ref} is not a JSON object")
     folder = Path(ref)
     return ModelSource(
-        name=folder.name, spec=describe(document), folder=folder, eos_ids=frozenset()
+        name=_name_of(folder), spec=describe(document), folder=folder, eos_ids=frozenset()
     )
+
+
+def _name_of(folder: Path) -> str:
+    """As it was given: a link has its own name, and a snapshot in the hub's cache its repository's,
+    `org/name`.
+    """
+    # Only the file system knows where .. leads from a link.
+    given = folder.resolve() if ".." in folder.parts else folder.absolute()
+    snapshots = given.parent.resolve()
+    if snapshots.match("models--?*/snapshots"):
+        return snapshots.parent.name.removeprefix("models--").replace("--", "/")
+    return given.name or DEFAULT_NAME
 
 
 def _no_such_model(ref: str) -> BadModel:

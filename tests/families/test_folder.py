@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from edgeserve.errors import BadModel, UnsupportedModel
-from edgeserve.families.folder import open_model, weight_files
+from edgeserve.families.folder import open_model, told_model, weight_files
 from edgeserve.families.shapes import SHAPES
 from tests.families.published import LLAMA_2_13B, LLAMA_3_1_8B
 
@@ -138,3 +138,91 @@ def test_families_know_no_tensors_and_no_network() -> None:
         cwd=ROOT, capture_output=True, text=True, check=True, timeout=60,
     )  # fmt: skip
     assert done.stdout.strip() == "[]"
+
+
+# -- names
+
+
+HASH = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def model_in(tmp_path: Path) -> Path:
+    folder = tmp_path / "models" / "real-name"
+    folder.mkdir(parents=True)
+    return folder_with(folder, LLAMA_2_13B)
+
+
+def named(ref: Path | str) -> str:
+    return open_model(str(ref)).name
+
+
+def test_a_folder_is_named_as_it_was_given(model_in: Path, tmp_path: Path) -> None:
+    link = tmp_path / "a-link"
+    link.symlink_to(model_in)
+    over = tmp_path / "over"
+    over.symlink_to(link)
+    assert named(model_in) == named(f"{model_in}/") == named(f"{model_in}//.") == "real-name"
+    assert named(link) == named(f"{link}/") == named(f"{link}/.") == "a-link"
+    assert named(over) == "over"
+
+
+def test_a_link_further_up_changes_no_name(model_in: Path, tmp_path: Path) -> None:
+    (tmp_path / "shelf").symlink_to(model_in.parent)
+    assert named(tmp_path / "shelf" / "real-name") == "real-name"
+
+
+def test_a_relative_path_is_named_as_well(
+    model_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a-link").symlink_to(model_in)
+    monkeypatch.chdir(tmp_path)
+    assert named("models/real-name") == named("./models/real-name/") == "real-name"
+    assert named("a-link") == named("./a-link/") == "a-link"
+    assert named("a-link/../real-name") == "real-name", "a link's .. is where it points to"
+    monkeypatch.chdir(model_in)
+    assert named(".") == named("./") == named("../real-name") == "real-name"
+    (model_in / "deeper").mkdir()
+    monkeypatch.chdir(model_in / "deeper")
+    assert named("..") == named("../") == "real-name"
+
+
+def test_a_home_folder_is_named_too(model_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(model_in))
+    assert named("~") == "real-name"
+
+
+@pytest.mark.parametrize(
+    ("cache", "name"),
+    [
+        ("models--HuggingFaceTB--SmolLM2-135M", "HuggingFaceTB/SmolLM2-135M"),
+        ("models--gpt2", "gpt2"),
+        ("models--org--with-dash.and_dot", "org/with-dash.and_dot"),
+        ("models--", HASH),
+        ("datasets--org--name", HASH),
+    ],
+)
+def test_a_snapshot_of_the_hub_is_named_as_the_hub_names_it(
+    cache: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = tmp_path / "hub" / cache / "snapshots" / HASH
+    snapshot.mkdir(parents=True)
+    folder_with(snapshot, LLAMA_2_13B)
+    assert named(snapshot) == named(f"{snapshot}/") == name
+    monkeypatch.chdir(snapshot)
+    assert named(".") == name
+    (tmp_path / "shelf").symlink_to(snapshot.parent.parent)
+    assert named(tmp_path / "shelf" / "snapshots" / HASH) == name
+    (tmp_path / "mine").symlink_to(snapshot)
+    assert named(tmp_path / "mine") == "mine", "a name that somebody chose goes first"
+
+
+def test_the_folder_of_a_link_is_found_by_its_real_path(model_in: Path, tmp_path: Path) -> None:
+    (tmp_path / "a-link").symlink_to(model_in)
+    assert open_model(str(tmp_path / "a-link")).reference == str(model_in)
+
+
+def test_a_worker_names_a_model_as_the_gateway_does(model_in: Path) -> None:
+    config = json.dumps(LLAMA_2_13B).encode()
+    assert told_model(f"/far/models--org--name/snapshots/{HASH}", config).name == "org/name"
+    assert told_model(str(model_in), config).name == "real-name"
