@@ -52,8 +52,11 @@ def _examine(options: DoctorOptions) -> Examined:
     folder = files_folder(model) if model else cache_folder(options.as_worker.cache)
     here = _look_here(options, folder)
     workers, members = run_on_loop(_visit(options.as_gateway))
-    plan = _model_and_plan(options.as_gateway, model, members) if model else None
-    return Examined(here=here, workers=workers, plan=plan)
+    source = _open(model) if model else None
+    if not isinstance(source, ModelSource):
+        return Examined(here=here, workers=workers, plan=source)
+    plan = _plan(options.as_gateway, source, members)
+    return Examined(here=here, workers=workers, plan=plan, warnings=source.warnings)
 
 
 def _look_here(options: DoctorOptions, folder: Path) -> Here:
@@ -78,14 +81,13 @@ async def _visit(
             await client.close()
 
 
-def _model_and_plan(
-    settings: GatewaySettings, model: str, members: tuple[Member, ...]
+def _plan(
+    settings: GatewaySettings, source: ModelSource, members: tuple[Member, ...]
 ) -> Plan | EdgeserveError | None:
     """The plan that a gateway would make, or why it could not. None if a worker is missing, or this
     is a worker's box, which then has the weights.
     """
     try:
-        source = _open(model)
         if not settings.workers:
             _check_weights(source)
         elif len(members) == len(settings.workers):
@@ -95,11 +97,13 @@ def _model_and_plan(
     return None
 
 
-def _open(model: str) -> ModelSource:
+def _open(model: str) -> ModelSource | EdgeserveError:
     try:
         return find_model(model)
+    except EdgeserveError as error:
+        return error
     except OSError as error:  # a folder above it that may not be searched
-        raise BadModel(f"{model} cannot be read: {error.strerror}") from None
+        return BadModel(f"{model} cannot be read: {error.strerror}")
 
 
 def _check_weights(source: ModelSource) -> None:

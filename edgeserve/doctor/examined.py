@@ -75,6 +75,8 @@ class Examined:
     workers: tuple[Answered | Silent, ...]
     plan: Plan | EdgeserveError | None
     """Or what is wrong with the model or its plan; None if there was nothing to plan with."""
+    warnings: tuple[str, ...] = ()
+    """Of the model's files."""
 
     @property
     def answered(self) -> list[Answered]:

@@ -44,6 +44,7 @@ def judge(seen: Examined) -> tuple[Finding, ...]:
         *_doubles(answered),
         *_held(answered),
         *_plan(seen),
+        *map(_note, seen.warnings),
     ]
     return tuple(sorted(found, key=lambda each: not each.is_fault))
 

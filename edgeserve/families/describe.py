@@ -35,11 +35,26 @@ _FAMILIES = {
 """By `model_type`."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What a config.json says."""
+
+    spec: ModelSpec
+    warnings: tuple[str, ...]
+    """A sentence for each thing in it that is ignored."""
+
+
 def describe(hf: Mapping[str, Any]) -> ModelSpec:
     """Raises UnsupportedModel for what no test covers, BadModel for what makes no sense."""
+    return describe_fully(hf).spec
+
+
+def describe_fully(hf: Mapping[str, Any]) -> Description:
+    """`describe`, and what the operator should be told."""
     name = _family_name(hf)
     family = _FAMILIES[name]
-    return family.describe(Config(hf, family.keys, name))
+    config = Config(hf, family.keys, name)
+    return Description(spec=family.describe(config), warnings=tuple(config.warnings))
 
 
 def _family_name(hf: Mapping[str, Any]) -> str:
@@ -53,7 +68,8 @@ def _family_name(hf: Mapping[str, Any]) -> str:
             return name
     said = f'"architectures": ["{named}"]' if named else f'"model_type": "{model_type}"'
     supported = ", ".join(each.architecture for each in _FAMILIES.values())
-    raise UnsupportedModel(f"config.json: {said} is not supported; supported are {supported}")
+    code = "; code that comes with a model is never run" if hf.get("auto_map") else ""
+    raise UnsupportedModel(f"config.json: {said} is not supported; supported are {supported}{code}")
 
 
 def _refuse_contradiction(family: str, named: object, model_type: object) -> None:

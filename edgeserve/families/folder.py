@@ -16,7 +16,7 @@ from typing import Any
 
 from edgeserve.errors import BadModel
 from edgeserve.families.checkpoint import refuse_runnable, weight_files
-from edgeserve.families.describe import describe
+from edgeserve.families.describe import describe_fully
 from edgeserve.families.shapes import SHAPES
 from edgeserve.families.spec import ModelSpec
 
@@ -39,6 +39,8 @@ class ModelSource:
     """Tokens that end a text."""
     revision: str | None = None
     """The commit on the Hugging Face hub that the folder holds a part of; None for any other."""
+    warnings: tuple[str, ...] = ()
+    """A sentence for each thing that is not as its files say, or is ignored: for the operator."""
 
     @property
     def random_weights(self) -> bool:
@@ -76,11 +78,14 @@ def open_folder(folder: Path, name: str, revision: str | None = None) -> ModelSo
     if revision is None:
         refuse_runnable(folder)
     try:
-        spec = describe(config)
+        said = describe_fully(config)
     except BadModel as error:
         raise type(error)(f"{folder}: {error}", **error.numbers) from None
-    eos_ids = _eos_ids(folder, config, spec.vocab)
-    return ModelSource(name=name, spec=spec, folder=folder, eos_ids=eos_ids, revision=revision)
+    eos_ids = _eos_ids(folder, config, said.spec.vocab)
+    return ModelSource(
+        name=name, spec=said.spec, folder=folder, eos_ids=eos_ids, revision=revision,
+        warnings=said.warnings,
+    )  # fmt: skip
 
 
 def told_model(ref: str, config: bytes) -> ModelSource:
@@ -91,10 +96,11 @@ def told_model(ref: str, config: bytes) -> ModelSource:
         raise BadModel(f"the config.json of {ref} is not valid JSON: {error}") from None
     if not isinstance(document, dict):
         raise BadModel(f"the config.json of {ref} is not a JSON object")
-    folder = Path(ref)
+    folder, said = Path(ref), describe_fully(document)
     return ModelSource(
-        name=_name_of(folder), spec=describe(document), folder=folder, eos_ids=frozenset()
-    )
+        name=_name_of(folder), spec=said.spec, folder=folder, eos_ids=frozenset(),
+        warnings=said.warnings,
+    )  # fmt: skip
 
 
 def _name_of(folder: Path) -> str:

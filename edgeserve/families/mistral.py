@@ -9,8 +9,8 @@ from edgeserve.families.spec import ModelSpec
 from edgeserve.families.window import window_of_all_layers
 
 KEYS = KeyTable(
-    used=frozenset({"sliding_window", "head_dim"}),
-    must_equal={"attention_bias": (None, False), "mlp_bias": (None, False)},
+    used=frozenset({"sliding_window", "head_dim", "layer_types"}),
+    must_equal={"attention_bias": (False,), "mlp_bias": (False,)},
 )
 
 

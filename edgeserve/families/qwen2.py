@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from edgeserve.families.decoder import Knobs, decoder
+from edgeserve.families.decoder import Knobs, decoder, optional_head_dim
 from edgeserve.families.keys import Config, KeyTable
 from edgeserve.families.spec import ModelSpec
 from edgeserve.families.window import window_by_layer
 
 KEYS = KeyTable(
     used=frozenset({
-        "use_sliding_window", "sliding_window", "max_window_layers", "layer_types",
+        "use_sliding_window", "sliding_window", "max_window_layers", "layer_types", "head_dim",
     }),
-    must_equal={"use_mrope": (None, False)},
+    must_equal={"attention_bias": (True,), "mlp_bias": (False,)},
 )  # fmt: skip
 
 
@@ -19,7 +19,7 @@ def describe(config: Config) -> ModelSpec:
     return decoder(
         config,
         kv_heads=config.size("num_key_value_heads"),
-        head_dim=None,
+        head_dim=optional_head_dim(config),
         knobs=Knobs(
             qkv_bias=True,
             window_tokens=window_by_layer(config, config.size("num_hidden_layers")),

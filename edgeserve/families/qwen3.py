@@ -12,6 +12,7 @@ KEYS = KeyTable(
         "head_dim", "attention_bias", "use_sliding_window", "sliding_window", "max_window_layers",
         "layer_types",
     }),
+    must_equal={"mlp_bias": (False,), "use_qk_norm": (True,), "qk_norm": (True,)},
 )  # fmt: skip
 
 

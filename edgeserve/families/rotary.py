@@ -24,6 +24,9 @@ _NUMBERS = {
 }  # fmt: skip
 """What each kind of scaling needs, beside its kind and theta."""
 
+_UNREAD = {"original_max_position_embeddings", "finetuned"}
+"""What some files say besides, and no kind reads that does not need it."""
+
 
 def rotary(config: Config, head_dim: int) -> Rotary:
     old, new = config.value("rope_scaling"), config.value("rope_parameters")
@@ -42,20 +45,24 @@ def rotary(config: Config, head_dim: int) -> Rotary:
 
 
 def _read(config: Config, key: str, theta: float, head_dim: int) -> Rotary:
-    values = config.value(key)
-    if not isinstance(values, Mapping):
+    given = config.value(key)
+    if not isinstance(given, Mapping):
         raise config.bad(key, "an object")
+    values = {name: value for name, value in given.items() if value is not None}
     kind = values.get("rope_type", values.get("type", "default"))
     if kind not in _NUMBERS:
         raise config.unsupported(key, f"rope_type {' or '.join(_NUMBERS)}")
-    allowed = {*_NUMBERS[kind], "rope_type", "type", "rope_theta"}
-    if kind == "default":
-        allowed |= {"partial_rotary_factor"}
-    unknown = sorted(set(values) - allowed)
+    allowed = {*_NUMBERS[kind], "rope_type", "type", "rope_theta", "partial_rotary_factor"}
+    unknown = sorted(set(values) - allowed - _UNREAD)
     if unknown or values.get("partial_rotary_factor", 1.0) != 1.0:
         raise UnsupportedModel(
             f"config.json: {key} has {', '.join(unknown) or 'a partial_rotary_factor'}, which is "
             f"not supported; rope_type {kind} may have {', '.join(sorted(allowed))}"
+        )
+    if config.value("rope_theta") is not None and values.get("rope_theta", theta) != theta:
+        raise BadModel(
+            f"config.json: rope_theta is {theta:g}, but in {key} it is {values['rope_theta']!r}; "
+            "remove the one that is wrong"
         )
     return Rotary(
         dims=head_dim,

@@ -7,14 +7,21 @@ from edgeserve.families.keys import Config
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 
 
+def refuse_windowed_layers(config: Config) -> None:
+    """Llama: every token sees all before it, on every layer."""
+    _refuse_other_kinds(config, _FULL)
+
+
 def window_of_all_layers(config: Config) -> int | None:
     """Mistral: `sliding_window` holds on every layer, null is none."""
-    return None if config.value("sliding_window") is None else config.size("sliding_window")
+    window = _window(config)
+    _refuse_other_kinds(config, _FULL if window is None else _SLIDING)
+    return window
 
 
 def window_by_layer(config: Config, layers: int) -> int | None:
     """Qwen: `use_sliding_window` switches; `layer_types` or `max_window_layers` say where."""
-    window = window_of_all_layers(config) if config.flag("use_sliding_window", False) else None
+    window = _window(config) if config.flag("use_sliding_window", False) else None
     kinds = set(_layer_types(config, layers, window))
     if kinds == {_FULL}:
         return None
@@ -22,6 +29,18 @@ def window_by_layer(config: Config, layers: int) -> int | None:
         return window
     key = "max_window_layers" if config.value("layer_types") is None else "layer_types"
     raise config.unsupported(key, "the same attention on all layers")
+
+
+def _window(config: Config) -> int | None:
+    return None if config.value("sliding_window") is None else config.size("sliding_window")
+
+
+def _refuse_other_kinds(config: Config, kind: str) -> None:
+    """For families whose layers are all alike, whatever a file says of each."""
+    if config.value("layer_types") is None:
+        return
+    if set(_layer_types(config, config.size("num_hidden_layers"), None)) != {kind}:
+        raise config.unsupported("layer_types", f"{kind} on all layers")
 
 
 def _layer_types(config: Config, layers: int, window: int | None) -> list[str]:

@@ -46,6 +46,8 @@ def run_gateway(settings: GatewaySettings) -> int:
     _check_exposure(settings)
     _check_workers(settings)
     source = find_model(settings.model)
+    for warning in source.warnings:
+        log.warning("%s", warning)
     clock = MonotonicClock()
     with LoadDisplay(source) as display:
         engine = PipelineEngine(

@@ -80,6 +80,8 @@ class Explanation:
     stages: tuple[StageRow, ...]
     contexts: tuple[ContextRow, ...]
     floor: Floor
+    warnings: tuple[str, ...]
+    """What in the model's files is ignored, or is not as they say."""
 
 
 def explain(plan: Plan, source: ModelSource) -> Explanation:
@@ -102,6 +104,7 @@ def explain(plan: Plan, source: ModelSource) -> Explanation:
             bytes_per_s=FLOOR_BYTES_PER_S,
             step_read_bytes=sum(row.read_bytes for row in rows),
         ),
+        warnings=source.warnings,
     )
 
 
@@ -116,6 +119,7 @@ def to_text(told: Explanation) -> str:
         ],
         _context_table(told.contexts),
         _floor_lines(told.floor),
+        *([[f"note: {each}" for each in told.warnings]] if told.warnings else []),
     ]
     return "\n\n".join("\n".join(lines) for lines in sections)
 

@@ -62,6 +62,21 @@ def test_without_json_the_table_is_the_output(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out.splitlines()[-1] == "verdict: all is well"
 
 
+def test_what_is_ignored_of_a_models_files_is_told(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    demo = open_model("demo").folder
+    assert demo is not None
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((demo / name).read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "my_note": "x"}))
+    code, _, table = alone(capsys, "--model", str(tmp_path))
+
+    assert code == WELL
+    assert table.count('"my_note": "x" is not known for a llama model') == 1
+
+
 def test_a_model_that_is_not_there_is_a_fault(capsys: pytest.CaptureFixture[str]) -> None:
     code, document, _ = alone(capsys, "--model", "nowhere/at/all")
 

@@ -253,6 +253,13 @@ def test_a_plan_says_what_fits() -> None:
     )
 
 
+def test_what_is_ignored_of_a_models_files_is_no_fault() -> None:
+    seen = replace(examined(answered(0), answered(1)), warnings=('"x" is not known',))
+
+    assert faults(seen) == []
+    assert '"x" is not known' in notes(seen)
+
+
 def test_a_fault_is_one_line() -> None:
     seen = examined(
         answered(0, replace(LINK, idle_round_trip_s=1.0, bytes_per_s=1.0), package_version="9"),

@@ -115,6 +115,14 @@ def test_a_model_of_the_hub_is_shown_with_its_commit() -> None:
     assert to_text(told).startswith("org/name@c0ffee, fp16: 40 layers")
 
 
+def test_what_is_ignored_of_a_models_files_is_noted() -> None:
+    told = explain(plan(), replace(SHAPE, warnings=("one thing", "another")))
+
+    assert to_json(told)["warnings"] == ("one thing", "another")
+    assert to_text(told).endswith("\n\nnote: one thing\nnote: another")
+    assert "note" not in to_text(explain(plan(), SHAPE))
+
+
 def test_a_starting_gateway_shows_stages_and_room() -> None:
     lines = plan_lines(plan())
 
