@@ -212,7 +212,7 @@ async def measure(setup: Setup, workers: list[str], result: dict[str, Any]) -> N
     start_s = time.perf_counter()
     await engine.start()
     result["load_s"] = round(time.perf_counter() - start_s, 1)
-    result["stages"] = [each["layers"] for each in engine.cluster()["stages"]]
+    result["stages"] = [each["layers"] for each in (await engine.cluster())["stages"]]
     result["read_gb"] = read_bytes(source.spec, setup) / 1e9
     result["rows"] = []
     for batch in setup.batches:

@@ -85,7 +85,7 @@ class FakeEngine:
     def status(self) -> Status:
         return self._status
 
-    def cluster(self) -> dict[str, Any]:
+    async def cluster(self) -> dict[str, Any]:
         """With every key that a real one's has."""
         status, requests = self._status, self.observer.requests
         return {
@@ -113,13 +113,13 @@ class FakeEngine:
             "stages": [self._stage(label) for label in self._labels],
         }
 
-    def seen(self) -> Seen:
+    async def seen(self) -> Seen:
         statistics = Statistics(
             running=self.running,
             pages_in_use=self.running,
             prompt_tokens=sum(len(order.prompt) for order in self.orders),
         )
-        return Seen(observer=self.observer, statistics=statistics, pages=PAGES)
+        return Seen(observer=self.observer.copied(), statistics=statistics, pages=PAGES)
 
     async def drain(self, timeout_s: float) -> None:
         self._status = Status(phase="draining", reason="the server is shutting down")

@@ -7,6 +7,7 @@ word: on failure it shows what to paste.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import re
 from collections.abc import Iterator
@@ -227,7 +228,9 @@ def test_every_route_is_documented(routes: set[str]) -> None:
 def test_every_key_of_the_cluster_is_documented() -> None:
     section = _section(_page("docs/http.md"), "## The cluster")
     documented = [key for row in _rows(section) for key in re.findall(r"`(\w+)`", row[0])]
-    cluster = FakeEngine(ManualClock()).cluster()  # whose keys are the real one's: test_seeing.py
+    cluster = asyncio.run(
+        FakeEngine(ManualClock()).cluster()
+    )  # whose keys are the real one's: test_seeing.py
 
     assert sorted(documented) == sorted([*cluster, *cluster["stages"][0]])
 

@@ -65,7 +65,7 @@ def create_app(parts: GatewayParts, tell: Sequence[Tell] = (log_exchange,)) -> F
     @app.get("/v1/cluster", tags=["cluster"], responses=said)
     async def cluster() -> dict[str, Any]:
         """Plan, workers, stages, pages in use, link and stage times."""
-        return parts.engine.cluster()
+        return await parts.engine.cluster()
 
     return app
 

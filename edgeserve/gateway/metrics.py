@@ -9,7 +9,7 @@ Refuses to know of single requests: no label holds anything that a client sent.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
@@ -20,13 +20,13 @@ from prometheus_client.metrics_core import (
     HistogramMetricFamily,
     Metric,
 )
-from prometheus_client.registry import Collector, CollectorRegistry
+from prometheus_client.registry import Collector
 
 from edgeserve.gateway.documented import STRING, TEXT, documented
 from edgeserve.gateway.keys import KeyRing
 from edgeserve.gateway.loop_lag import LoopLag
 from edgeserve.gateway.parts import GatewayParts
-from edgeserve.pipeline.generation import Engine, Seen
+from edgeserve.pipeline.generation import Seen, Status
 from edgeserve.timing.histogram import Histogram
 from edgeserve.timing.observer import RequestRecord, StageRecord
 from edgeserve.timing.straggler import Straggling
@@ -36,10 +36,6 @@ STAGE_LABELS = ("stage", "worker")
 
 
 def metrics_routes(parts: GatewayParts) -> APIRouter:
-    registry = CollectorRegistry()
-    registry.register(LoopCollector(parts.loop_lag))
-    registry.register(PipelineCollector(parts.engine))
-    registry.register(TenantCollector(parts.keys))
     router = APIRouter(tags=["cluster"])
 
     said = documented("/metrics", (), {TEXT: STRING})
@@ -47,68 +43,65 @@ def metrics_routes(parts: GatewayParts) -> APIRouter:
     @router.get("/metrics", response_class=PlainTextResponse, responses=said)
     async def metrics() -> Response:
         """Prometheus' text format."""
+        seen = await parts.engine.seen()
+        families = (
+            *loop_metrics(parts.loop_lag),
+            *pipeline_metrics(parts.engine.status(), seen),
+            *tenant_metrics(parts.keys),
+        )
         # Whatever else is preferred: the library's newer formats make underscores of vLLM's colon.
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+        text = generate_latest(_Collected(families))
+        return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     return router
 
 
-class LoopCollector(Collector):
+class _Collected(Collector):
+    def __init__(self, families: Sequence[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+
+def loop_metrics(loop_lag: LoopLag) -> Iterator[Metric]:
     """Of the process that answers, whether or not there is a pipeline."""
-
-    def __init__(self, loop_lag: LoopLag) -> None:
-        self._loop_lag = loop_lag
-
-    def collect(self) -> Iterator[Metric]:
-        yield _histogram(
-            "event_loop_lag_seconds", "How late the gateway's event loop is.",
-            {(): self._loop_lag.histogram}, (),
-        )  # fmt: skip
+    yield _histogram(
+        "event_loop_lag_seconds", "How late the gateway's event loop is.",
+        {(): loop_lag.histogram}, (),
+    )  # fmt: skip
 
 
-class PipelineCollector(Collector):
-    """Reads the engine whenever it is collected."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def collect(self) -> Iterator[Metric]:
-        is_ready = self._engine.status().is_ready
-        yield _gauge("pipeline_ready", "1 if a token can be produced now, else 0.", is_ready)
-        seen = self._engine.seen()
-        if seen is None:
-            return
-        yield from _request_times(seen.observer.requests)
-        yield from _requests(seen)
-        yield from _pipeline(seen)
-        yield from _stage_times(seen.observer.stages)
-        yield from _stage_states(seen)
+def pipeline_metrics(status: Status, seen: Seen | None) -> Iterator[Metric]:
+    yield _gauge("pipeline_ready", "1 if a token can be produced now, else 0.", status.is_ready)
+    if seen is None:
+        return
+    yield from _request_times(seen.observer.requests)
+    yield from _requests(seen)
+    yield from _pipeline(seen)
+    yield from _stage_times(seen.observer.stages)
+    yield from _stage_states(seen)
 
 
-class TenantCollector(Collector):
+def tenant_metrics(keys: KeyRing) -> Iterator[Metric]:
     """What each key is charged with. Its name is the operator's, and there are as many as keys."""
-
-    def __init__(self, keys: KeyRing) -> None:
-        self._keys = keys
-
-    def collect(self) -> Iterator[Metric]:
-        quotas = {tenant.name: tenant.quota for tenant in self._keys.tenants}
-        if not quotas:
-            return
-        in_use = GaugeMetricFamily(
-            PREFIX + "tenant_num_sequences", "Of the key: that run or wait now.", labels=("tenant",)
-        )
-        for name, quota in quotas.items():
-            in_use.add_metric((name,), quota.in_use)
-        yield in_use
-        yield _counters(
-            "tenant_tokens", "Of the key: tokens of prompts and answers.", "tenant",
-            {name: quota.tokens_used for name, quota in quotas.items()},
-        )  # fmt: skip
-        yield _counters(
-            "tenant_refused", "Of the key: requests beyond its limits.", "tenant",
-            {name: quota.refused for name, quota in quotas.items()},
-        )  # fmt: skip
+    quotas = {tenant.name: tenant.quota for tenant in keys.tenants}
+    if not quotas:
+        return
+    in_use = GaugeMetricFamily(
+        PREFIX + "tenant_num_sequences", "Of the key: that run or wait now.", labels=("tenant",)
+    )
+    for name, quota in quotas.items():
+        in_use.add_metric((name,), quota.in_use)
+    yield in_use
+    yield _counters(
+        "tenant_tokens", "Of the key: tokens of prompts and answers.", "tenant",
+        {name: quota.tokens_used for name, quota in quotas.items()},
+    )  # fmt: skip
+    yield _counters(
+        "tenant_refused", "Of the key: requests beyond its limits.", "tenant",
+        {name: quota.refused for name, quota in quotas.items()},
+    )  # fmt: skip
 
 
 def _request_times(requests: RequestRecord) -> Iterator[Metric]:

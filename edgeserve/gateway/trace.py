@@ -23,7 +23,7 @@ def trace_routes(parts: GatewayParts) -> APIRouter:
     @router.get("/trace", responses=said)
     async def trace() -> Response:
         """The last steps as Chrome's trace format: one row for each stage, one for the gateway."""
-        seen = parts.engine.seen()
+        seen = await parts.engine.seen()
         labels = [stage.label for stage in seen.observer.stages] if seen else []
         steps = tuple(seen.observer.steps) if seen else ()
         # 1000 steps of three stages take 0.1 s: too long for the loop that hands out tokens.

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -19,7 +20,6 @@ from edgeserve.clock import Clock
 from edgeserve.config import GatewaySettings, cache_folder
 from edgeserve.errors import EdgeserveError, StageUnavailable
 from edgeserve.families.folder import ModelSource
-from edgeserve.families.spec import PAGE_TOKENS
 from edgeserve.pipeline.cluster import (
     LoadedStage,
     Member,
@@ -31,20 +31,17 @@ from edgeserve.pipeline.cluster import (
     prefill_chunk,
     processors,
     simulation_of,
-    worker_facts,
 )
 from edgeserve.pipeline.deadline import SilenceBound
 from edgeserve.pipeline.driver import Driver
 from edgeserve.pipeline.generation import Generation, Order, Seen, Status
 from edgeserve.pipeline.relay import Relay, StageLink
+from edgeserve.pipeline.state import ClusterState, StageState, cluster_document
 from edgeserve.pipeline.supply import Supplier
 from edgeserve.plan.facts import Plan
-from edgeserve.plan.resplit import better_layers
-from edgeserve.schedule.limits import Limits, Statistics
+from edgeserve.schedule.limits import Limits
 from edgeserve.schedule.scheduler import Scheduler
 from edgeserve.timing.ledger import StageLabel
-from edgeserve.timing.observer import RequestRecord
-from edgeserve.timing.straggler import Straggling
 from edgeserve.wire.client import WorkerClient
 from edgeserve.wire.loop import run_on_loop
 from edgeserve.wire.messages import LoadOrder
@@ -54,6 +51,9 @@ log = logging.getLogger(__name__)
 TICK_S = 0.5
 DRAIN_POLL_S = 0.05
 REBUILD_PERIOD_S = 1.0
+STATE_TIMEOUT_S = 1.0
+"""For the pipeline's thread to copy its state: a thousand times what it takes on a busy box."""
+DRAINING = Status(phase="draining", reason="the gateway is shutting down")
 Result = TypeVar("Result")
 
 
@@ -86,6 +86,8 @@ class PipelineEngine:
         self._built: tuple[tuple[LoadedStage, StageLink], ...] = ()
         self._epoch = 0
         self._driver: Driver | None = None
+        self._is_draining = False
+        self._last_state = ClusterState()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._thread: threading.Thread | None = None
@@ -110,7 +112,7 @@ class PipelineEngine:
 
     async def submit(self, order: Order) -> Generation:
         driver = self._driver
-        if driver is None or self._status.phase in ("starting", "draining"):
+        if driver is None or self._status_now.phase in ("starting", "draining"):
             raise self._unavailable()
 
         async def arrive() -> Generation:
@@ -119,56 +121,30 @@ class PipelineEngine:
         return await self._on_pipeline(arrive())
 
     def status(self) -> Status:
-        last_s = self._driver.last_frame_s if self._driver else None
+        """Read as single references, each of which one thread replaces whole."""
+        driver = self._driver
+        last_s = driver.last_frame_s if driver else None
         since_s = None if last_s is None else self._clock.now_s() - last_s
-        return replace(self._status, since_last_frame_s=since_s, simulation=self._simulation())
+        simulation = simulation_of([stage.member.description for stage, _ in self._built])
+        return replace(self._status_now, since_last_frame_s=since_s, simulation=simulation)
 
-    def cluster(self) -> dict[str, Any]:
-        plan, driver = self._plan, self._driver
-        statistics = driver.scheduler.statistics() if driver else None
-        return {
-            "model": self._source.name,
-            "revision": self._source.revision,
-            "dtype": plan.dtype.value if plan else None,
-            "weights": "random" if self._source.random_weights else "real",
-            "simulation": self._simulation(),
-            "status": {
-                "phase": self._status.phase,
-                "reason": self._status.reason,
-                "stage": self._status.stage,
-                "worker": self._status.worker,
-            },
-            **_schedule_document(plan, statistics),
-            **self._generated(),
-            "better_layers": self._better_layers(),
-            "stages": [
-                _stage_document(stage, link)
-                | {
-                    "page_bytes": plan.stages[link.stage].page_bytes if plan else 0,
-                    "straggling": self._straggling(link.stage),
-                }
-                for stage, link in self._built
-            ],
-        }
+    async def cluster(self) -> dict[str, Any]:
+        state = await self._state()
+        return cluster_document(self._source, self.status(), state, self._clock.now_s())
 
-    def seen(self) -> Seen | None:
-        plan, driver = self._plan, self._driver
-        if plan is None or driver is None:
-            return None
-        return Seen(
-            observer=driver.observer,
-            statistics=driver.scheduler.statistics(),
-            pages=plan.pages,
-        )
+    async def seen(self) -> Seen | None:
+        return (await self._state()).seen
 
     async def drain(self, timeout_s: float) -> None:
-        self._status = Status(phase="draining", reason="the gateway is shutting down")
+        self._is_draining = True
         deadline_s = self._clock.now_s() + timeout_s
         # Asked across threads, once in a gateway's life: polling is simpler than an event.
-        while self._busy() and self._clock.now_s() < deadline_s:  # noqa: ASYNC110
+        while await self._busy() and self._clock.now_s() < deadline_s:  # noqa: ASYNC110
             await asyncio.sleep(DRAIN_POLL_S)
-        if self._busy():
-            await self._on_pipeline(self._cut_off(timeout_s))
+        if await self._busy():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STATE_TIMEOUT_S):
+                    await self._on_pipeline(self._cut_off(timeout_s))
 
     def stop(self) -> None:
         """Ends the thread. Returns when it has ended, in a few seconds at most."""
@@ -186,46 +162,26 @@ class PipelineEngine:
         )
         self._driver.stage_lost(error)
 
-    def _generated(self) -> dict[str, Any]:
-        """Tokens since the start, and in each of the last seconds."""
-        requests = self._driver.observer.requests if self._driver else RequestRecord()
-        return {
-            "generated_tokens": requests.tokens,
-            "tokens_per_s": requests.rate.recent(self._clock.now_s()),
-        }
+    @property
+    def _status_now(self) -> Status:
+        """A gateway that drains stays so, whatever becomes of its stages."""
+        return DRAINING if self._is_draining else self._status
 
-    def _straggling(self, stage: int) -> dict[str, float] | None:
-        """By how much, and for how long."""
-        found = self._stragglers()[stage]
-        if found is None:
-            return None
-        since_s = self._clock.now_s() - found.since_s
-        return {"percent": round(100 * found.slowdown, 1), "since_s": round(since_s, 1)}
+    async def _state(self) -> ClusterState:
+        """As it is now; of a thread that is too busy to answer, or has ended, as it last was."""
+        loop = self._loop
+        if loop is not None and not loop.is_closed():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STATE_TIMEOUT_S):
+                    self._last_state = await self._on_pipeline(self._take_state())
+        return self._last_state
 
-    def _better_layers(self) -> list[int] | None:
-        """The cut that would be best while a stage straggles, if it is another one."""
-        if self._driver is None or self._plan is None or not any(self._stragglers()):
-            return None
-        workers = [worker_facts(stage.member) for stage, _ in self._built]
-        compute_s = self._driver.observer.stragglers.recent_s
-        better = better_layers(self._plan, workers, compute_s)
-        return list(better) if better else None
-
-    def _stragglers(self) -> list[Straggling | None]:
-        """By stage."""
-        return self._driver.observer.stragglers.now if self._driver else []
-
-    def _simulation(self) -> str | None:
-        return simulation_of([stage.member.description for stage, _ in self._built])
-
-    def _busy(self) -> bool:
-        if self._driver is None:
-            return False
-        statistics = self._driver.scheduler.statistics()
-        return statistics.running + statistics.waiting > 0
+    async def _busy(self) -> bool:
+        now = (await self._state()).statistics
+        return now.running + now.waiting > 0
 
     def _unavailable(self) -> StageUnavailable:
-        status = self._status
+        status = self._status_now
         return StageUnavailable(
             f"no token can be produced now: {status.reason}",
             stage=status.stage,
@@ -237,6 +193,21 @@ class PipelineEngine:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
     # -- the pipeline's thread
+
+    async def _take_state(self) -> ClusterState:
+        """Copies, which takes some 30 microseconds, and computes nothing."""
+        driver = self._driver
+        if driver is None or self._plan is None:
+            return ClusterState()
+        return ClusterState(
+            plan=self._plan,
+            statistics=driver.scheduler.statistics(),
+            observer=driver.observer.copied(),
+            stages=tuple(
+                StageState(number=link.stage, stage=stage, hops=tuple(link.recent))
+                for stage, link in self._built
+            ),
+        )
 
     async def _main(
         self, http_loop: asyncio.AbstractEventLoop, report: Callable[[EdgeserveError | None], None]
@@ -262,7 +233,7 @@ class PipelineEngine:
             "the gateway",
             retryable=False,
         )
-        self._set_status(Status(phase="stage_lost", reason=str(error)))
+        self._status = Status(phase="stage_lost", reason=str(error))
         report(error)
         if self._driver is not None:
             self._driver.stage_lost(error)
@@ -300,7 +271,7 @@ class PipelineEngine:
         relay = Relay(links, self._clock, on_trip=driver.trip_done, on_lost=lost.set_result)
         relay.start()
         driver.stages_ready(relay)
-        self._set_status(Status(phase="ready"))
+        self._status = Status(phase="ready")
         on_ready()
         try:
             while not (await asyncio.wait({lost}, timeout=TICK_S))[0]:
@@ -309,19 +280,15 @@ class PipelineEngine:
             log.warning("%s", error)
             where = {"stage": error.numbers["stage"], "worker": error.numbers["worker"]}
             driver.observer.stages[where["stage"]].lost += 1
-            self._set_status(Status(phase="stage_lost", reason=str(error), **where))
+            self._status = Status(phase="stage_lost", reason=str(error), **where)
             driver.stage_lost(error)
         finally:
             await relay.close()
 
-    def _set_status(self, status: Status) -> None:
-        """A gateway that drains stays so."""
-        if self._status.phase != "draining":
-            self._status = status
-
     async def _rebuild(self, clients: list[WorkerClient], driver: Driver) -> None:
         """Until it works. Requests are refused meanwhile, so there is nobody who waits."""
         assert self._plan is not None
+        lost = self._status
         while True:
             try:
                 members = await connect(clients, self._settings.connect_timeout, self._clock)
@@ -329,6 +296,7 @@ class PipelineEngine:
                 await self._build(members, self._plan)
             except EdgeserveError as error:
                 log.warning("not back yet: %s", error)
+                self._status = replace(lost, reason=f"{lost.reason}; not back yet: {error}")
                 await asyncio.sleep(REBUILD_PERIOD_S)
             else:
                 return
@@ -348,7 +316,7 @@ class PipelineEngine:
             )  # fmt: skip
             log.error("%s", error)
             status = Status(phase="stage_lost", reason=str(error), stage=stage, worker=member.name)
-            self._set_status(status)
+            self._status = status
             driver.stage_lost(error)
             await asyncio.Event().wait()
 
@@ -409,63 +377,6 @@ class PipelineEngine:
         speculate = self._settings.speculate
         drafts = None if speculate == "auto" else 0 if speculate == "off" else int(speculate)
         return Driver(scheduler, labels, self._clock, http_loop, drafts)
-
-
-def _schedule_document(plan: Plan | None, statistics: Statistics | None) -> dict[str, Any]:
-    """What the scheduler has, and what it has learned."""
-    statistics = statistics or Statistics()
-    return {
-        "pages": {
-            "total": plan.pages if plan else 0,
-            "in_use": statistics.pages_in_use,
-            "kept": statistics.pages_kept,
-            "page_tokens": PAGE_TOKENS,
-        },
-        "requests": {"running": statistics.running, "waiting": statistics.waiting},
-        "micro_batches": statistics.micro_batches,
-        "step_ms": statistics.step_ms,
-        "prompt_share": statistics.prompt_share,
-        "prompt_tokens": statistics.prompt_tokens,
-        "cached_tokens": statistics.cached_tokens,
-    }
-
-
-def _stage_document(stage: LoadedStage, link: StageLink) -> dict[str, Any]:
-    described, loaded = stage.member.description, stage.loaded
-    return {
-        "stage": link.stage,
-        "worker": link.worker,
-        "device": described.device,
-        "device_name": described.device_name,
-        "simulation": described.simulation or None,
-        "layers": [loaded.stage.layers.start, loaded.stage.layers.end],
-        "embedding": loaded.stage.embedding,
-        "head": loaded.stage.head,
-        "memory_bytes": described.memory_bytes,
-        "slice_bytes": loaded.slice_bytes,
-        "slice_hash": loaded.slice_hash,
-        "pages": loaded.pages,
-        "load_s": round(loaded.load_s, 3),
-        "weights": _weights_document(stage),
-        **link.median_ms(),
-    }
-
-
-def _weights_document(stage: LoadedStage) -> dict[str, Any]:
-    """Where they came from when this gateway asked for them, and how many bytes it sent."""
-    delivery = stage.delivery
-    if delivery is None:
-        own = "random" if stage.loaded.random_weights else "local"
-        return {"from": own, "streamed_bytes": 0, "sent_bytes": 0}
-    supplied = delivery.supplied
-    return {
-        "from": supplied.source,
-        "held_bytes": supplied.held_bytes,
-        "local_bytes": supplied.local_bytes,
-        "cached_bytes": supplied.cached_bytes,
-        "streamed_bytes": supplied.streamed_bytes,
-        "sent_bytes": delivery.sent_bytes,
-    }
 
 
 def _settle(ready: asyncio.Future[None], error: EdgeserveError | None) -> None:

@@ -169,7 +169,7 @@ class Status:
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What /metrics and /trace are made of."""
+    """What /metrics and /trace are made of: a copy, to which nothing is added any more."""
 
     observer: Observer
     statistics: Statistics
@@ -191,11 +191,11 @@ class Engine(Protocol):
 
     def status(self) -> Status: ...
 
-    def cluster(self) -> dict[str, Any]:
+    async def cluster(self) -> dict[str, Any]:
         """The document of GET /v1/cluster."""
         ...
 
-    def seen(self) -> Seen | None:
+    async def seen(self) -> Seen | None:
         """None until there is a plan."""
         ...
 

@@ -9,7 +9,6 @@ that frames enter a stage in the order in which they left the one before, withou
 from __future__ import annotations
 
 import asyncio
-import statistics
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -61,24 +60,6 @@ class StageLink:
     """Frame number to frame and when it was sent; the oldest first."""
     last_result_s: float = 0.0
     recent: deque[Hop] = field(default_factory=lambda: deque(maxlen=RECENT_HOPS))
-
-    def median_ms(self) -> dict[str, float]:
-        """Of the recent hops, by kind."""
-        hops = tuple(self.recent)
-        splits = [hop.split for hop in hops]
-        by_kind = {
-            "compute_ms": [split.compute_s for split in splits],
-            "transfer_ms": [split.transfer_s for split in splits],
-            "waiting_ms": [split.waiting_s for split in splits],
-            "other_ms": [
-                max(0.0, hop.round_trip_s - split.total_s)
-                for hop, split in zip(hops, splits, strict=True)
-            ],
-        }
-        return {
-            kind: round(1e3 * statistics.median(times), 4) if times else 0.0
-            for kind, times in by_kind.items()
-        }
 
     def silent_too_long(self, now_s: float) -> float | None:
         """For how long, if it is too long."""

@@ -1,7 +1,7 @@
 """How often values fell between bounds: cheap to add to, and never larger.
 
-One thread adds, any thread may read: each count is replaced whole, so a reader sees every value
-either counted or not yet. Knows neither what the values are nor in what format they are told.
+One thread adds and reads; any other gets a copy from it. Knows neither what the values are nor in
+what format they are told.
 """
 
 from __future__ import annotations
@@ -21,6 +21,11 @@ class Histogram:
     def observe(self, value: float) -> None:
         self._counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
+
+    def __copy__(self) -> Histogram:
+        other = Histogram.__new__(Histogram)
+        other.bounds, other.sum, other._counts = self.bounds, self.sum, self._counts.copy()
+        return other
 
     def at_most(self) -> list[int]:
         """How many values were at most each bound, and last how many there were."""

@@ -1,7 +1,8 @@
 """What a gateway has seen since it started: histograms and counts, the last steps, stragglers.
 
-Fed by the pipeline behind each frame, so that nothing waits for it; read by the HTTP side, which
-makes /metrics, /trace and a part of /v1/cluster of it. Its size is bounded, however long it runs.
+Fed by the pipeline behind each frame, so that nothing waits for it; the HTTP side makes /metrics,
+/trace and a part of /v1/cluster of a copy, which the pipeline's thread takes for it. Its size
+is bounded, however long it runs.
 
 Times are seconds of the gateway's clock. Refuses to know of Prometheus, of HTTP, and of what
 requests say.
@@ -11,7 +12,9 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
+from typing import TypeVar
 
 from edgeserve.errors import Overloaded, StageUnavailable
 from edgeserve.timing.histogram import Histogram
@@ -128,6 +131,9 @@ class RequestRecord:
         self.errors[error_type] += 1
 
 
+Record = TypeVar("Record", StageRecord, RequestRecord)
+
+
 class Observer:
     """`step` for each frame that is through; requests are told to `requests`."""
 
@@ -145,3 +151,19 @@ class Observer:
             self.stages[hop.stage].hop(hop)
         compute_s = tuple(hop.inside.compute_s for hop in step.hops)
         self.stragglers.measured(step.tokens, compute_s, step.done_s)
+
+    def copied(self) -> Observer:
+        """For another thread to read. Call it on the thread that feeds this one."""
+        other = copy(self)
+        other.stages = tuple(map(_copied, self.stages))
+        other.requests = _copied(self.requests)
+        other.stragglers = copy(self.stragglers)
+        other.steps = self.steps.copy()
+        return other
+
+
+def _copied(record: Record) -> Record:
+    """With each of its parts. Without the ways of `copy`, which takes three times as long."""
+    other = object.__new__(type(record))
+    vars(other).update((name, copy(part)) for name, part in vars(record).items())
+    return other

@@ -1,7 +1,7 @@
 """How many tokens came out in each of the last seconds, for a line of the last minutes.
 
-A ring of seconds, so it never grows. One thread counts, any thread may read: each slot is replaced
-whole. Refuses to know of requests and of stages.
+A ring of seconds, so it never grows. One thread counts and reads; any other gets a copy from it.
+Refuses to know of requests and of stages.
 """
 
 from __future__ import annotations
@@ -21,6 +21,11 @@ class TokenRate:
     def made(self, tokens: int, at_s: float) -> None:
         second = int(at_s)
         self._slots[second % len(self._slots)] = (second, self._in(second) + tokens)
+
+    def __copy__(self) -> TokenRate:
+        other = TokenRate()
+        other._slots = self._slots.copy()
+        return other
 
     def recent(self, now_s: float) -> list[int]:
         """Tokens in each whole second that is over, the oldest first."""

@@ -63,6 +63,12 @@ class Stragglers:
         """By stage: compute time of a frame of the last block; empty before the first."""
         self._classes: dict[int, _SizeClass] = {}
 
+    def __copy__(self) -> Stragglers:
+        """What it says now, without what it has learned."""
+        other = Stragglers(len(self.now))
+        other.now, other.recent_s = self.now.copy(), self.recent_s
+        return other
+
     def measured(self, tokens: int, compute_s: Sequence[float], at_s: float) -> None:
         """A frame is through. `compute_s` by stage."""
         frames = self._class_of(tokens, at_s)

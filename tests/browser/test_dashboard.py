@@ -38,8 +38,8 @@ class Pipeline(FakeEngine):
         self.more: dict[str, Any] = {}
         self.more_of_stages: dict[int, dict[str, Any]] = {}
 
-    def cluster(self) -> dict[str, Any]:
-        document = super().cluster() | self.more
+    async def cluster(self) -> dict[str, Any]:
+        document = await super().cluster() | self.more
         for stage, more in self.more_of_stages.items():
             document["stages"][stage] |= more
         return document

@@ -197,6 +197,6 @@ class Cluster:
         assert exit_codes(self.children) == [0, 0, 0]
 
 
-def weights(engine: PipelineEngine) -> list[dict[str, Any]]:
+async def weights(engine: PipelineEngine) -> list[dict[str, Any]]:
     """Where those of each stage came from."""
-    return [each["weights"] for each in engine.cluster()["stages"]]
+    return [each["weights"] for each in (await engine.cluster())["stages"]]

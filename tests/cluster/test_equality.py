@@ -80,7 +80,7 @@ async def test_greedy_tokens_are_those_of_transformers(
             workers[: len(layers)], model.folder, layers=layers, micro_batches=micro_batches
         )
         async with running_engine(settings) as engine:
-            assert _cut(engine) == layers
+            assert await _cut(engine) == layers
             for prompt, tokens in zip(PROMPTS, expected, strict=True):
                 assert await ask(engine, order(prompt, NEW_TOKENS)) == tokens, "alone"
             batched = await _one_after_another(engine, [order(p, NEW_TOKENS) for p in PROMPTS])
@@ -179,7 +179,7 @@ async def test_a_cancelled_neighbour_changes_nothing_and_its_pages_are_reused(
             leaves.cancel()
         assert await tokens_of(stays) == expected
         assert await ask(engine, order(PROMPTS[3], 60)) == expected, "on pages that others had"
-        assert engine.cluster()["pages"]["in_use"] == 0
+        assert (await engine.cluster())["pages"]["in_use"] == 0
 
 
 async def _one_after_another(engine: PipelineEngine, orders: Sequence[Order]) -> list[list[int]]:
@@ -193,5 +193,7 @@ async def _one_after_another(engine: PipelineEngine, orders: Sequence[Order]) ->
     return [begun + await rest for begun, rest in running]
 
 
-def _cut(engine: PipelineEngine) -> tuple[int, ...]:
-    return tuple(end - start for start, end in (s["layers"] for s in engine.cluster()["stages"]))
+async def _cut(engine: PipelineEngine) -> tuple[int, ...]:
+    return tuple(
+        end - start for start, end in (s["layers"] for s in (await engine.cluster())["stages"])
+    )

@@ -49,7 +49,7 @@ async def test_a_killed_worker_ends_running_requests_and_serves_again_when_it_is
         assert (status.phase, status.stage) == ("stage_lost", stage)
         assert status.worker == str(cluster.addresses[stage])
         _blames(await _refusal(engine, within_s=0.5), stage, cluster.addresses[stage])
-        assert engine.cluster()["pages"]["in_use"] == 0
+        assert (await engine.cluster())["pages"]["in_use"] == 0
 
         await asyncio.to_thread(cluster.restart, stage)
         await _ready(engine, within_s=10)
@@ -86,14 +86,14 @@ async def test_workers_that_still_hold_their_slice_do_not_load_it_again(
 ) -> None:
     settings = engine_settings(cluster.addresses, talker.folder)
     async with running_engine(settings) as engine:
-        first = engine.cluster()["stages"]
+        first = (await engine.cluster())["stages"]
         cluster.kill(1)
         await _until(lambda: engine.status().phase == "stage_lost", within_s=3)
         await asyncio.to_thread(cluster.restart, 1)
         await _ready(engine, within_s=10)
-        second = engine.cluster()["stages"]
+        second = (await engine.cluster())["stages"]
     async with running_engine(settings) as engine:
-        third = engine.cluster()["stages"]
+        third = (await engine.cluster())["stages"]
     assert _loads(second)[0] == _loads(first)[0]
     assert _loads(second)[2] == _loads(first)[2]
     assert _loads(second)[1] != _loads(first)[1], "it was restarted"
@@ -150,7 +150,7 @@ async def test_a_frame_that_a_worker_refuses_fails_its_own_request_alone(
             assert "vocabulary" in str(error)
         assert [token.token for token in begun] + await tokens_of(other) == expected
         assert engine.status().is_ready
-        assert engine.cluster()["pages"]["in_use"] == 0
+        assert (await engine.cluster())["pages"]["in_use"] == 0
 
 
 # -- what happens to a request

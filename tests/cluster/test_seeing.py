@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -51,6 +53,6 @@ def test_what_was_generated_is_seen_at_every_stage(
     assert cluster["better_layers"] is None
     assert cluster["generated_tokens"] == TOKENS
     assert [each["waiting_ms"] >= 0 for each in cluster["stages"]] == [True] * 3
-    fake = FakeEngine(ManualClock()).cluster()
+    fake = asyncio.run(FakeEngine(ManualClock()).cluster())
     assert list(cluster) == list(fake), "the fake has every key of the real one"
     assert {*cluster["stages"][0]} == {*fake["stages"][0]}

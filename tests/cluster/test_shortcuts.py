@@ -136,7 +136,7 @@ async def test_nothing_is_shared_across_tenants_nor_without_the_cache(
                 (await _answer(engine, replace(order(TEXT, 2), tenant=tenant)))[1]
                 for tenant in tenants
             ]
-            kept = engine.cluster()["pages"]["kept"]
+            kept = (await engine.cluster())["pages"]["kept"]
             assert (kept > 0) == (prefix_cache == "on")
         return [receipt["prefill"]["cached_tokens"] for receipt in receipts]
 

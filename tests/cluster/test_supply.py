@@ -36,7 +36,7 @@ TOKENS = 12
 READ_BYTES = 2**16
 
 
-def stored_bytes(engine: PipelineEngine, folder: str) -> list[int]:
+async def stored_bytes(engine: PipelineEngine, folder: str) -> list[int]:
     """Of each slice, as the checkpoint has it."""
     spec = open_model(folder).spec
     return [
@@ -44,7 +44,7 @@ def stored_bytes(engine: PipelineEngine, folder: str) -> list[int]:
             Stage(LayerRange(*each["layers"]), embedding=each["embedding"], head=each["head"]),
             Dtype.FP32,
         )
-        for each in engine.cluster()["stages"]
+        for each in (await engine.cluster())["stages"]
     ]
 
 
@@ -66,11 +66,11 @@ async def test_weights_cross_the_wire_once_and_damage_is_mended(
     with boxes(caches) as children:
         settings = engine_settings([announced(each) for each in children], model.folder)
         async with running_engine(settings) as engine:
-            sizes = stored_bytes(engine, model.folder)
-            first = weights(engine)
+            sizes = await stored_bytes(engine, model.folder)
+            first = await weights(engine)
             assert await ask(engine, order(PROMPT, TOKENS)) == greedy
         async with running_engine(settings) as engine:
-            kept = weights(engine)
+            kept = await weights(engine)
     assert [each["from"] for each in first] == ["stream"] * 3
     assert [each["streamed_bytes"] for each in first] == sizes
     assert [each["sent_bytes"] for each in first] == sizes
@@ -80,7 +80,7 @@ async def test_weights_cross_the_wire_once_and_damage_is_mended(
     with boxes(caches) as children:
         settings = engine_settings([announced(each) for each in children], model.folder)
         async with running_engine(settings) as engine:
-            second = weights(engine)
+            second = await weights(engine)
             assert await ask(engine, order(PROMPT, TOKENS)) == greedy
     assert [each["sent_bytes"] for each in second] == [0, damaged_bytes, 0]
     assert [each["streamed_bytes"] for each in second] == [0, damaged_bytes, 0]
@@ -161,8 +161,8 @@ async def test_a_transfer_that_was_killed_goes_on_where_it_ended(
 
     with boxes([tmp_path]) as (worker,):
         async with running_engine(engine_settings([announced(worker)], large.folder)) as engine:
-            (size,) = stored_bytes(engine, large.folder)
-            (resumed,) = weights(engine)
+            (size,) = await stored_bytes(engine, large.folder)
+            (resumed,) = await weights(engine)
             answer = await ask(engine, order(PROMPT, TOKENS))
     assert resumed["sent_bytes"] == resumed["streamed_bytes"] == size - came_bytes
     assert answer == large.greedy(PROMPT, TOKENS)

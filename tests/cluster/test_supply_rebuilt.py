@@ -55,7 +55,7 @@ async def test_a_stage_that_comes_back_is_sent_nothing_and_waits_for_a_folder_th
             away.rename(here)
             await phase(engine, "ready")
             answer = await ask(engine, order(PROMPT, TOKENS))
-            back = [(each["from"], each["sent_bytes"]) for each in weights(engine)]
+            back = [(each["from"], each["sent_bytes"]) for each in await weights(engine)]
 
     assert still_lost == "stage_lost"
     assert back == [("memory", 0), ("cache", 0)]

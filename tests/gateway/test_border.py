@@ -318,7 +318,7 @@ async def test_an_id_that_is_not_safe_in_a_log_is_replaced(
 async def test_the_cluster_is_as_the_engine_tells_it(
     client: httpx.AsyncClient, engine: FakeEngine
 ) -> None:
-    assert (await client.get("/v1/cluster")).json() == engine.cluster()
+    assert (await client.get("/v1/cluster")).json() == await engine.cluster()
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc"])

@@ -169,4 +169,4 @@ async def test_it_says_what_it_is_told_to_say(engine: FakeEngine) -> None:
     status = Status(phase="starting")
     engine.set_status(status)
     assert engine.status() is status
-    assert engine.cluster()["status"]["phase"] == "starting"
+    assert (await engine.cluster())["status"]["phase"] == "starting"

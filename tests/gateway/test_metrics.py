@@ -15,9 +15,9 @@ from edgeserve.clock import ManualClock
 from edgeserve.gateway.loop_lag import LoopLag
 from edgeserve.gateway.metrics import (
     PREFIX,
-    LoopCollector,
-    PipelineCollector,
-    TenantCollector,
+    loop_metrics,
+    pipeline_metrics,
+    tenant_metrics,
 )
 from edgeserve.pipeline.generation import Status
 from edgeserve.testing import FakeEngine
@@ -194,14 +194,8 @@ async def test_a_straggler_is_shown(client: httpx.AsyncClient, engine: FakeEngin
     assert found["stage_slowdown_ratio{stage=1}"] == pytest.approx(0.3)
 
 
-async def test_before_there_is_a_plan_it_says_that_nothing_is_ready() -> None:
-    class Starting(FakeEngine):
-        def seen(self) -> None:  # type: ignore[override]
-            return None
-
-    engine = Starting(ManualClock())
-    engine.set_status(Status(phase="starting"))
-    (ready,) = PipelineCollector(engine).collect()
+def test_before_there_is_a_plan_it_says_that_nothing_is_ready() -> None:
+    (ready,) = pipeline_metrics(Status(phase="starting"), None)
     assert [sample.value for sample in ready.samples] == [0.0]
 
 
@@ -209,11 +203,14 @@ async def test_before_there_is_a_plan_it_says_that_nothing_is_ready() -> None:
 
 
 @pytest.fixture
-def families() -> list[Metric]:
+async def families() -> list[Metric]:
     clock = ManualClock()
-    tenants = TenantCollector(key_ring(clock, {"me": "open sesame"}))
-    collectors = LoopCollector(LoopLag()), PipelineCollector(FakeEngine(clock)), tenants
-    return [family for each in collectors for family in each.collect()]
+    engine = FakeEngine(clock)
+    return [
+        *loop_metrics(LoopLag()),
+        *pipeline_metrics(engine.status(), await engine.seen()),
+        *tenant_metrics(key_ring(clock, {"me": "open sesame"})),
+    ]
 
 
 def _row(family: Metric) -> str:
