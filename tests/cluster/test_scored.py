@@ -70,7 +70,7 @@ async def test_a_prompts_log_probabilities_are_those_of_transformers(
     async with running_engine(settings) as engine:
         alone = [await scored(engine, each) for each in orders]
         together = await asyncio.gather(*(scored(engine, each) for each in orders))
-        assert engine.cluster()["pages"]["in_use"] == 0
+        assert (await engine.cluster())["pages"]["in_use"] == 0
     for answers in (alone, together):
         for i, (found, tokens) in enumerate(answers):
             check(found, wanted[i // 2], PROMPTS[i // 2], TOP)
@@ -104,4 +104,4 @@ async def test_neither_the_cache_nor_drafts_nor_sampling_change_a_prompts_number
             assert len(tokens) == 12
             if what is plain:
                 assert tokens == model.greedy(prompt, 12)
-        assert engine.cluster()["cached_tokens"] == 16 + 48 + 48
+        assert (await engine.cluster())["cached_tokens"] == 16 + 48 + 48

@@ -34,7 +34,7 @@ KEY = "open sesame"
 class Broken(FakeEngine):
     """Has a fault that no one thought of."""
 
-    def cluster(self) -> dict[str, Any]:
+    async def cluster(self) -> dict[str, Any]:
         raise ZeroDivisionError("the secret is 42")
 
 

@@ -30,7 +30,7 @@ logger = logging.getLogger("edgeserve.made_up")
 class Talkative(FakeEngine):
     """Logs without knowing for whom, and breaks."""
 
-    def cluster(self) -> dict[str, Any]:
+    async def cluster(self) -> dict[str, Any]:
         logger.warning("asked")
         raise ZeroDivisionError("the cause")
 

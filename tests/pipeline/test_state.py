@@ -141,7 +141,8 @@ async def test_a_pipeline_that_does_not_answer_in_time_is_told_as_it_last_was(
         before = await engine.cluster()
         held, let_go = threading.Event(), threading.Event()
         assert engine._loop is not None
-        engine._loop.call_soon_threadsafe(lambda: (held.set(), let_go.wait(10)))
+        engine._loop.call_soon_threadsafe(held.set)
+        engine._loop.call_soon_threadsafe(let_go.wait, 10)
         assert await asyncio.to_thread(held.wait, 10)
         try:
             async with asyncio.timeout(5):
