@@ -13,7 +13,8 @@ import json
 import resource
 import sys
 from collections.abc import Mapping
-from functools import lru_cache
+from contextlib import suppress
+from functools import cache, lru_cache, partial
 from typing import Any, NoReturn
 
 from jinja2 import Template, TemplateError, nodes
@@ -22,6 +23,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from edgeserve.clock import written_now
+from edgeserve.gateway.chat_presence import missing_place
 
 MEMORY_BYTES_MAX = 512 * 2**20  # the interpreter takes 30 MiB; a body of 2 MiB some of its sizes
 PROMPT_CHARACTERS_MAX = 8 * 2**20  # four times the largest body: templates frame, they do not write
@@ -56,11 +58,21 @@ def main() -> None:
 
 
 def answer(question: Mapping[str, Any]) -> dict[str, str]:
-    """`question` has the template and its variables; the answer is its text, or what is wrong."""
+    """`question` has the template and its variables; the answer is its text, or what is wrong. With
+    a text comes `missing`, if it lacks something that was sent.
+    """
+    # Asked twice within one question, the clock says the same.
+    variables = {**question["variables"], "strftime_now": cache(written_now)}
+    render = partial(_render, question["template"])
     try:
-        return {"text": _render(question["template"], question["variables"])}
+        text = render(variables)
     except FAULTS as error:
         return {"error": f"{type(error).__name__}: {error}"}
+    with suppress(*FAULTS):  # a template that cannot read marked texts says nothing of these
+        missing = missing_place(variables, text, render)
+        if missing is not None:
+            return {"text": text, "missing": missing}
+    return {"text": text}
 
 
 def _render(source: str, variables: Mapping[str, Any]) -> str:
@@ -82,7 +94,6 @@ def _compiled(source: str) -> Template:
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise
-    environment.globals["strftime_now"] = written_now
     return environment.from_string(source)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from typing import Any
 
 from edgeserve.config import PREFIX, environment_with
 from edgeserve.errors import BadModel, Unprocessable
+from edgeserve.gateway.chat_roles import calls_apart, known_roles
 from edgeserve.gateway.refusal import cut
 from edgeserve.gateway.tokenizer import read_object, token_text
 from edgeserve.gateway.tool_call import Syntax, syntax_of
@@ -110,13 +112,23 @@ class ChatTemplate:
         """The prompt, up to where the model is to go on.
 
         `template_arguments` are variables of the template that the client sets, such as
-        `enable_thinking`, with values that JSON can hold. Raises Unprocessable.
+        `enable_thinking`, with values that JSON can hold. Raises Unprocessable, also for what was
+        sent and is not in the prompt.
         """
-        more = dict(template_arguments or {})
-        self._refuse_reserved(more)
-        asked = {**more, "messages": messages, "tools": tools, "add_generation_prompt": True}
+        given = dict(template_arguments or {})
+        self._refuse_reserved(given)
         source = self._tools_source if tools else self._source
-        question = json.dumps({"template": source, "variables": {**self._tokens, **asked}})
+        told = known_roles(messages, source)
+        variables = {**self._tokens, **given, "tools": tools, "add_generation_prompt": True}
+        document = await self._rendered(source, {**variables, "messages": told})
+        if "missing" in document and (apart := calls_apart(told)) != told:
+            again = await self._rendered(source, {**variables, "messages": apart})
+            document = again if again.keys() == {"text"} else document
+        return _text(document, told)
+
+    async def _rendered(self, source: str, variables: Mapping[str, Any]) -> dict[str, str]:
+        """What `chat_render.answer` says. Raises Unprocessable if it had to be ended."""
+        question = json.dumps({"template": source, "variables": variables})
         answer = await asyncio.to_thread(self._ask, question.encode() + b"\n")
         if not answer.endswith(b"\n"):
             raise Unprocessable(
@@ -124,14 +136,8 @@ class ChatTemplate:
                 "memory that it took; send fewer messages, or post a prompt to /v1/completions",
                 param="messages",
             )
-        document = json.loads(answer)
-        if "error" in document:
-            raise Unprocessable(
-                f"the model's chat template refuses these messages: {cut(document['error'])}",
-                param="messages",
-            )
-        text: str = document["text"]
-        return text
+        document: dict[str, str] = json.loads(answer)
+        return document
 
     def _refuse_reserved(self, arguments: Mapping[str, Any]) -> None:
         taken = sorted(arguments.keys() & (RESERVED | self._tokens.keys()))
@@ -151,6 +157,25 @@ class ChatTemplate:
             if not answer.endswith(b"\n"):
                 self._renderer = None  # whether or not it is dead yet
             return answer
+
+
+def _text(document: Mapping[str, str], messages: Sequence[Mapping[str, Any]]) -> str:
+    if "error" in document:
+        raise Unprocessable(
+            f"the model's chat template refuses these messages: {cut(document['error'])}",
+            param="messages",
+        )
+    if "missing" in document:
+        place = document["missing"]
+        found = re.match(r"messages\[([0-9]+)\]", place)
+        role = f", of role {messages[int(found[1])]['role']}," if found else ""
+        raise Unprocessable(
+            f"{place}{role} is not in the prompt that the model's chat template makes of these "
+            "messages; leave it out, or say it where the template has it: in the content of a "
+            "user message",
+            param=place.partition("[")[0],
+        )
+    return document["text"]
 
 
 class _Renderer:

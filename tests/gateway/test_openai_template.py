@@ -68,6 +68,8 @@ TALK = [
     {"role": "assistant", "content": "hi {{ there }} "},
     {"role": "user", "content": "\u20ac?"},
 ]
+DONE = [{"role": "user", "content": "done"}]
+CONTENT = "{{ messages[0].content }}"
 
 
 def rendered(source: str, messages: Any = TALK, **variables: Any) -> str:
@@ -147,23 +149,25 @@ def test_a_template_is_found_where_transformers_finds_it(
 @pytest.mark.slow
 async def test_of_several_templates_the_one_for_tools_is_theirs(tmp_path: Path) -> None:
     several = [
-        {"name": "default", "template": "default {{ tools is none }}"},
-        {"name": "tool_use", "template": "<tool_call> for {{ tools[0] }}"},
+        {"name": "default", "template": "{{ messages[0].content }} {{ tools is none }}"},
+        {"name": "tool_use", "template": "<tool_call> {{ tools[0].function.name ~ messages }}"},
     ]
     write_json(tmp_path / "tokenizer_config.json", {"chat_template": several})
     template = read_chat_template(tmp_path)
     assert template is not None
     assert template.call_syntax is TAGGED
-    assert await template.render(TALK) == "default True"
-    assert await template.render(TALK, ["a"]) == "<tool_call> for a"
+    assert await template.render(DONE) == "done True"
+    told = await template.render(DONE, [{"type": "function", "function": {"name": "f"}}])
+    assert told.startswith("<tool_call> f[")
 
 
 @pytest.mark.slow
 async def test_arguments_of_the_client_are_variables_of_the_template() -> None:
-    template = ChatTemplate("{{ bos_token }} {{ style }} {{ self is defined }}", {"bos_token": "b"})
+    source = "{{ bos_token }} {{ style }} {{ messages[0].content }}"
+    template = ChatTemplate(source, {"bos_token": "b"})
     given = {"style": {"deep": [1, None]}, "self": 3, "no identifier": 4}
-    text = await template.render(TALK, template_arguments=given)
-    assert text == "b {'deep': [1, None]} True"
+    text = await template.render(DONE, template_arguments=given)
+    assert text == "b {'deep': [1, None]} done"
 
 
 @pytest.mark.parametrize("name", [*sorted(RESERVED), "bos_token"])
@@ -221,20 +225,20 @@ def test_messages_are_data_and_never_a_template() -> None:
 @pytest.mark.slow
 async def test_a_template_that_does_not_end_is_given_up_and_the_next_question_answered() -> None:
     forever = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
-    source = "{% if messages[0].content == 'slow' %}" + forever + "{% endif %}done"
+    source = "{% if messages[0].content == 'slow' %}" + forever + "{% endif %}" + CONTENT
     template = ChatTemplate(source, {}, render_s=1.5)
     start_s = time.monotonic()
     with pytest.raises(Unprocessable, match="given up after 1.5 s"):
         await template.render([{"role": "user", "content": "slow"}])
     assert time.monotonic() - start_s < 10
-    assert await template.render([{"role": "user", "content": "quick"}]) == "done"
+    assert await template.render(DONE) == "done"
     assert template._renderer is not None
     process = template._renderer._process
-    assert await template.render([{"role": "user", "content": "quick"}]) == "done"
+    assert await template.render(DONE) == "done"
     assert template._renderer._process is process, "one process serves all"
     process.kill()
     process.wait()
-    assert await template.render([{"role": "user", "content": "quick"}]) == "done"
+    assert await template.render(DONE) == "done"
 
 
 @pytest.mark.slow
@@ -247,8 +251,8 @@ async def test_a_template_cannot_fill_the_memory() -> None:
 
 @pytest.mark.slow
 async def test_the_process_ends_with_the_template() -> None:
-    template = ChatTemplate("done", {})
-    assert await template.render(TALK) == "done"
+    template = ChatTemplate(CONTENT, {})
+    assert await template.render(DONE) == "done"
     assert template._renderer is not None
     process = template._renderer._process
     await asyncio.get_running_loop().shutdown_default_executor()  # whose thread may hold it still
@@ -282,8 +286,8 @@ def told_to(pid: int) -> bytes:
 async def test_the_process_is_told_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGESERVE_API_KEY", "open sesame")
     monkeypatch.setenv("HARMLESS", "word")
-    template = ChatTemplate("done", {})
-    await template.render(TALK)
+    template = ChatTemplate(CONTENT, {})
+    await template.render(DONE)
     assert template._renderer is not None
     told = told_to(template._renderer._process.pid)
     assert b"HARMLESS=word" in told
