@@ -25,13 +25,13 @@ from edgeserve.doctor.report import TITLES
 from edgeserve.errors import EdgeserveError, named_errors
 from edgeserve.gateway.app import create_app
 from edgeserve.gateway.openai_request import (
-    NOT_SERVED,
     ChatRequest,
     CompletionRequest,
     OpenAIRequest,
 )
 from edgeserve.gateway.parts import GatewayParts, ModelFacts
 from edgeserve.gateway.request import NOT_SUPPORTED, Parameters
+from edgeserve.gateway.unread_fields import ACCEPTED, NOT_SERVED
 from edgeserve.probe.report import NUMBERS
 from edgeserve.testing import FakeEngine
 from edgeserve.timing.hop import Hop, Lap, StageTime
@@ -258,10 +258,18 @@ def test_every_field_of_openais_routes_is_documented_with_what_it_must_be() -> N
         assert documented == expected
 
 
-def test_every_field_of_openais_that_is_refused_is_named() -> None:
-    section = _section(_page("docs/http.md"), "## OpenAI's routes")
+def test_every_field_of_openais_that_is_refused_is_documented() -> None:
+    rows = _rows(_section(_page("docs/http.md"), "### Refused"))
+    neutral = {name: [f"`{json.dumps(v)}`" for v in values] for name, values in NOT_SERVED.items()}
 
-    assert [name for name in NOT_SERVED if f"`{name}`" not in section] == []
+    assert {_code(row[0]): row[1].split(", ") for row in rows} == neutral
+
+
+def test_every_field_that_is_accepted_without_effect_is_listed() -> None:
+    section = _section(_page("docs/http.md"), "### Accepted without effect")
+    listed = section.split("\n\n")[1]
+
+    assert re.findall(r"`(\w+)`", listed) == sorted(ACCEPTED)
 
 
 def test_every_parameter_that_is_refused_is_named() -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeserve.gateway.stop import StopFilter
+from edgeserve.gateway.text_options import PLAIN, TextOptions
 from edgeserve.gateway.tokenizer import Detokenizer, Tokenizer
 from edgeserve.pipeline.generation import Order, Token
 
@@ -42,13 +43,23 @@ class Answer:
     None before.
     """
 
-    def __init__(self, order: Order, tokenizer: Tokenizer, *, stop: Sequence[str]) -> None:
+    def __init__(
+        self,
+        order: Order,
+        tokenizer: Tokenizer,
+        *,
+        stop: Sequence[str],
+        options: TextOptions = PLAIN,
+    ) -> None:
         self.pieces: list[Piece] = []
         self.finish_reason: str | None = None
         self._order = order
         self._tokenizer = tokenizer
-        self._detokenizer = Detokenizer(tokenizer, order.prompt)
-        self._stops = StopFilter(stop, tokenizer.special_ids)
+        self._options = options
+        shows = options.shows_specials
+        self._detokenizer = Detokenizer(tokenizer, order.prompt, shows_specials=shows)
+        unseen = () if shows else tokenizer.special_ids
+        self._stops = StopFilter(stop, unseen, keeps_stop=options.keeps_stop)
 
     @property
     def text(self) -> str:
@@ -97,10 +108,15 @@ class Answer:
         return (text, None) if ended is None else (text + self._stops.finish(), ended)
 
     def _pushed(self, token_id: int, *, is_last: bool) -> str:
-        """What stop strings leave of it. A stop token has no text, special or not."""
-        stops_here = token_id in self._order.stop_ids
-        text = "" if stops_here else self._detokenizer.push(token_id)
-        given = self._stops.push(text + (self._detokenizer.finish() if is_last else ""))
+        """What stop strings leave of it: of the first tokens that have to come, all. A stop token
+        has no text, special or not, unless it is asked for.
+        """
+        is_hidden = token_id in self._order.stop_ids and not self._options.keeps_stop
+        text = "" if is_hidden else self._detokenizer.push(token_id)
+        text += self._detokenizer.finish() if is_last else ""
+        if len(self.pieces) < self._options.min_tokens:
+            return text
+        given = self._stops.push(text)
         if self._tokenizer.is_special(token_id):
             given += self._stops.push_special(self._tokenizer.piece(token_id))
         return given

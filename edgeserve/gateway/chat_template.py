@@ -108,8 +108,10 @@ class ChatTemplate:
         tools: Sequence[Any] | None = None,
         *,
         template_arguments: Mapping[str, Any] | None = None,
+        asks_for_answer: bool = True,
     ) -> str:
-        """The prompt, up to where the model is to go on.
+        """The prompt, up to where the model is to go on: behind how an answer begins, unless
+        nobody `asks_for_answer`.
 
         `template_arguments` are variables of the template that the client sets, such as
         `enable_thinking`, with values that JSON can hold. Raises Unprocessable, also for what was
@@ -119,7 +121,8 @@ class ChatTemplate:
         self._refuse_reserved(given)
         source = self._tools_source if tools else self._source
         told = known_roles(messages, source)
-        variables = {**self._tokens, **given, "tools": tools, "add_generation_prompt": True}
+        asked = {"tools": tools, "add_generation_prompt": asks_for_answer}
+        variables = {**self._tokens, **given, **asked}
         document = await self._rendered(source, {**variables, "messages": told})
         if "missing" in document and (apart := calls_apart(told)) != told:
             again = await self._rendered(source, {**variables, "messages": apart})

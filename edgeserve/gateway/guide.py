@@ -81,6 +81,11 @@ class Guides:
         _refuse_large(pattern)
         return await self.lark(await asyncio.to_thread(_regex_rule, pattern))
 
+    async def choice(self, choices: Sequence[str]) -> TokenGuide:
+        """The whole answer is one of them."""
+        alternatives = (json.dumps(each, ensure_ascii=False) for each in choices)
+        return await self.lark("start: " + " | ".join(alternatives))
+
     async def lark(self, text: str) -> TokenGuide:
         """Raises Unprocessable with what is wrong with it. Compiled in a thread: the limits allow a
         second of work, and all of it is done without holding the interpreter.

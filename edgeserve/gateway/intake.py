@@ -14,10 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from edgeserve.errors import Unprocessable
-from edgeserve.families.sampling import Sampling
+from edgeserve.families.sampling import SEED_MAX, Sampling
 from edgeserve.gateway.guide import TokenGuide
+from edgeserve.gateway.min_tokens import MinTokens
 from edgeserve.gateway.parts import GatewayParts
 from edgeserve.gateway.request import GenerateRequest, Parameters
+from edgeserve.gateway.text_options import TextOptions
 from edgeserve.pipeline.generation import Order
 
 CHARACTERS_PER_TOKEN_MAX = 64  # 3 to 5 in prose, 16 in the densest of tables; times 4
@@ -56,6 +58,7 @@ class Ask:
 
     order: Order
     stop: tuple[str, ...]
+    text_options: TextOptions
     seed: int | None
     """None if nothing was drawn at random."""
     full_text_prefix: str
@@ -79,6 +82,7 @@ class Intake:
         return Ask(
             order=order,
             stop=tuple(wishes.stop or ()),
+            text_options=wishes.text_options,
             seed=order.sampling.seed if order.sampling.temperature > 0 else None,
             full_text_prefix=request.inputs if wishes.return_full_text else "",
             details=bool(wishes.details),
@@ -124,16 +128,19 @@ class Intake:
         # Behind an answer that is complete a guide allows nothing but its end.
         ends_itself = not wishes.ignore_eos or guide is not None
         eos_ids = self._parts.eos_ids if ends_itself else frozenset[int]()
+        new_tokens = self.new_tokens(len(prompt), wishes.max_new_tokens)
+        stop_ids = self._named_stops(wishes) | eos_ids
+        late = self._min_tokens(wishes.min_tokens or 0, new_tokens, stop_ids, guide)
         return Order(
             prompt=tuple(prompt),
-            max_new_tokens=self.new_tokens(len(prompt), wishes.max_new_tokens),
+            max_new_tokens=new_tokens,
             sampling=self._sampling(wishes),
-            stop_ids=self._named_stops(wishes) | eos_ids,
+            stop_ids=stop_ids,
             eos_ids=eos_ids,
             received_s=received_s,
             tenant=tenant,
             speculate=wishes.speculate is not False,
-            guide=guide and guide.copy(),
+            guide=late if guide is None else guide.copy(),
         )
 
     def new_tokens(self, prompt_tokens: int, asked: int | None) -> int:
@@ -160,6 +167,23 @@ class Intake:
             )
         return min(self._dialect.new_tokens_default, room) if asked is None else asked
 
+    def _min_tokens(
+        self, count: int, new_tokens: int, stop_ids: frozenset[int], guide: TokenGuide | None
+    ) -> MinTokens | None:
+        """What keeps an answer from ending too early; None if nothing has to."""
+        path = self._dialect.path
+        if count > new_tokens:
+            raise Unprocessable(
+                f"{path}min_tokens is {count}, but the answer gets at most {new_tokens} tokens; "
+                f"set it to at most {new_tokens}, or {self._dialect.new_tokens} to more"
+            )
+        if count and guide is not None:
+            raise Unprocessable(
+                f"{path}min_tokens is {count}, but the answer is held to a grammar, which says "
+                "when it is over; leave one of them out"
+            )
+        return MinTokens(count, stop_ids, self._model.vocab) if count and stop_ids else None
+
     def _refuse_beyond_reason(self, characters: int) -> None:
         """Before the work of tokenizing, which nobody would want the result of."""
         limit = self._model.context_tokens * CHARACTERS_PER_TOKEN_MAX
@@ -176,7 +200,8 @@ class Intake:
     def _truncated(self, ids: list[int], truncate: int | None) -> tuple[int, ...]:
         if truncate is None or len(ids) <= truncate:
             return tuple(ids)
-        first = self._tokenizer.prefix
+        begins = ids[: len(self._tokenizer.prefix)] == [*self._tokenizer.prefix]
+        first = self._tokenizer.prefix if begins else ()
         kept = max(0, truncate - len(first))
         return (*first, *ids[-kept:]) if kept else tuple(ids[-truncate:])
 
@@ -199,7 +224,7 @@ class Intake:
 
     def _sampling(self, wishes: Parameters) -> Sampling:
         penalty = 1.0 if wishes.repetition_penalty is None else wishes.repetition_penalty
-        top_k = wishes.top_k or 0
+        top_k = max(0, wishes.top_k or 0)
         self._refuse_above_vocab("top_k", top_k, self._model.vocab)
         biases = {int(token): bias for token, bias in (wishes.logit_bias or {}).items()}
         self._refuse_above_vocab("logit_bias", max(biases, default=0), self._model.vocab - 1)
@@ -223,7 +248,7 @@ class Intake:
             top_k=top_k,
             top_p=1.0 if wishes.top_p is None else wishes.top_p,
             min_p=wishes.min_p or 0.0,
-            seed=secrets.randbits(SEED_BITS) if wishes.seed is None else wishes.seed,
+            seed=_seed(wishes.seed),
         )
 
     def _refuse_above_vocab(self, name: str, value: int, limit: int) -> None:
@@ -233,3 +258,13 @@ class Intake:
                 f"{limit}",
                 vocab=self._model.vocab,
             )
+
+
+def sharing_name(tenant: str, salt: str) -> str:
+    """Under which pages of prompts are shared: a tenant's, and within it, of one salt."""
+    return f"{tenant}\0{salt}" if salt else tenant
+
+
+def _seed(asked: int | None) -> int:
+    """A negative one is the number with the same 64 bits, but for -1, which is as good as none."""
+    return secrets.randbits(SEED_BITS) if asked in (None, -1) else asked % (SEED_MAX + 1)

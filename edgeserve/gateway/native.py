@@ -42,7 +42,7 @@ def native_routes(parts: GatewayParts) -> APIRouter:
     for path, serve, success in (
         ("/generate", native.generate, {JSON: ANSWER}),
         ("/generate_stream", native.stream, {EVENTS: ANYTHING}),
-        ("/", native.as_asked, {JSON: ANSWER, EVENTS: ANYTHING}),
+        ("/", native.as_asked, {JSON: {"type": "array", "items": ANSWER}, EVENTS: ANYTHING}),
     ):
         router.add_api_route(
             path, serve, methods=["POST"], openapi_extra=body, response_class=Response,
@@ -58,11 +58,8 @@ class Native:
 
     async def generate(self, request: Request) -> Response:
         """Answers when the text is complete."""
-        with closing(await self._admit(request, streams=False)) as reply:
-            await until_gone(request.receive, reply.run.finish())
-            if reply.run.answer.finish_reason is None:
-                return Response(status_code=STATUS_GONE)
-            return JSONResponse(reply.response())
+        document = await self._document(request)
+        return Response(status_code=STATUS_GONE) if document is None else JSONResponse(document)
 
     async def stream(self, request: Request) -> Response:
         """Answers with an event for each token; the last one also carries text, details and
@@ -72,9 +69,19 @@ class Native:
         return EventStream(reply.write_events, reply.close)
 
     async def as_asked(self, request: Request) -> Response:
-        """Either, as `stream` says: where clients of TGI post to that know its address alone."""
-        streams = wants_stream(await request.body())
-        return await (self.stream(request) if streams else self.generate(request))
+        """Either, as `stream` says: where clients of TGI post to that know its address alone. They
+        expect the answer in a list.
+        """
+        if wants_stream(await request.body()):
+            return await self.stream(request)
+        document = await self._document(request)
+        return Response(status_code=STATUS_GONE) if document is None else JSONResponse([document])
+
+    async def _document(self, request: Request) -> dict[str, Any] | None:
+        """None if nobody waits for it any more."""
+        with closing(await self._admit(request, streams=False)) as reply:
+            await until_gone(request.receive, reply.run.finish())
+            return None if reply.run.answer.finish_reason is None else reply.response()
 
     async def _admit(self, request: Request, *, streams: bool) -> Reply:
         """Raises whatever keeps the request from being served."""
@@ -84,7 +91,7 @@ class Native:
         ask = await self._intake.ask(checked, received_s, exchange.tenant_name)
         exchange.reserve([ask.order])
         generation = await self._parts.engine.submit(ask.order)
-        run = Run(self._parts, ask.order, generation, ask.stop)
+        run = Run(self._parts, ask.order, generation, ask.stop, ask.text_options)
         exchange.runs.append(run)
         return Reply(self._parts, ask, run)
 

@@ -31,7 +31,7 @@ from edgeserve.gateway.documented import (
 from edgeserve.gateway.exchange import exchange_of
 from edgeserve.gateway.generate.admission import admit
 from edgeserve.gateway.generate.chat import ChatStarter, chat_dialect
-from edgeserve.gateway.intake import Dialect, Intake
+from edgeserve.gateway.intake import Dialect, Intake, sharing_name
 from edgeserve.gateway.openai_answer import Chats, Completions, Reply
 from edgeserve.gateway.openai_request import ChatRequest, CompletionRequest
 from edgeserve.gateway.parts import GatewayParts
@@ -104,9 +104,9 @@ class OpenAI:
         received_s = self._parts.clock.now_s()
         asked = parse_body(await request.body(), CompletionRequest)
         self._parts.model.served_as(asked.model)  # or it is refused
-        prompts = [await self._tokens(each) for each in asked.prompt]
-        wanted, tenant = asked.json_answer, exchange_of(request).tenant_name
-        guide = None if wanted is None else await wanted.guide(self._parts.guides)
+        prompts = [await self._tokens(each, asked) for each in asked.prompt]
+        guide = None if asked.held_to is None else await asked.held_to.guide(self._parts.guides)
+        tenant = sharing_name(exchange_of(request).tenant_name, asked.cache_salt or "")
         orders = [
             [
                 self._completions.order(prompt, asked.wishes(answer), received_s, tenant, guide)
@@ -120,7 +120,7 @@ class OpenAI:
             for _ in range(asked.count)
         ]
         form = Completions(self._parts.tokenizer, echoes, logprobs=asked.logprobs)
-        runs = await admit(self._parts, request, orders, asked.stop or ())
+        runs = await admit(self._parts, request, orders, asked.stop or (), asked.text_options)
         return await self._answer(request, Reply(self._parts, asked, form, runs))
 
     async def chat(self, request: Request) -> Response:
@@ -142,8 +142,12 @@ class OpenAI:
                 return Response(status_code=STATUS_GONE)
             return JSONResponse(reply.document())
 
-    async def _tokens(self, prompt: str | list[int]) -> Sequence[int]:
-        return prompt if isinstance(prompt, list) else await self._completions.encode(prompt)
+    async def _tokens(self, prompt: str | list[int], asked: CompletionRequest) -> Sequence[int]:
+        truncate = asked.truncate_prompt_tokens
+        if isinstance(prompt, list):
+            return prompt if truncate is None else prompt[-truncate:]
+        framed = asked.add_special_tokens is not False
+        return await self._completions.encode(prompt, truncate, framed=framed)
 
     def _text(self, prompt: str | list[int]) -> str:
         return prompt if isinstance(prompt, str) else self._parts.tokenizer.decode(prompt)

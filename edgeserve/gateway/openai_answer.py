@@ -27,6 +27,7 @@ from edgeserve.gateway.generate.answer_events import (
 )
 from edgeserve.gateway.openai_error import openai_error
 from edgeserve.gateway.openai_request import OpenAIRequest
+from edgeserve.gateway.openai_usage import usage_so_far
 from edgeserve.gateway.parts import GatewayParts
 from edgeserve.gateway.run import Run, together
 from edgeserve.gateway.stream import Emit
@@ -114,20 +115,21 @@ class Reply:
     def _chunk(self, index: int, run: Run, piece: Piece) -> bytes:
         delta = self._form.delta(index, run, piece)
         choice = {"index": index, "finish_reason": _finish_reason(run), **delta}
-        return self._event([choice], {"usage": None} if self._wants_usage else {})
+        return self._event([choice], self._usage_beside(run))
+
+    def _usage_beside(self, run: Run) -> dict[str, Any]:
+        """Of a chunk: with continuous usage that of its own answer so far, as vLLM has it."""
+        if not self._wants_usage:
+            return {}
+        options = self._asked.stream_options
+        is_continuous = options is not None and options.continuous_usage_stats
+        return {"usage": usage_so_far([run]) if is_continuous else None}
 
     def _event(self, choices: list[dict[str, Any]], more: dict[str, Any]) -> bytes:
         return _event({**self._head, "object": self._form.chunk, "choices": choices, **more})
 
-    def _usage(self) -> dict[str, int]:
-        """A prompt counts once, however many answers it gets."""
-        prompt = sum(len(run.order.prompt) for run in self._runs[:: self._asked.count])
-        completion = sum(len(run.answer.pieces) for run in self._runs)
-        return {
-            "prompt_tokens": prompt,
-            "completion_tokens": completion,
-            "total_tokens": prompt + completion,
-        }
+    def _usage(self) -> dict[str, Any]:
+        return usage_so_far(self._runs, self._asked.count)
 
     def _timing(self) -> dict[str, Any]:
         return {"timing": self._runs[0].receipt()} if self._asked.timing else {}

@@ -1,24 +1,30 @@
 """The bodies of OpenAI's routes: what may be asked, and what is said of anything else.
 
 OpenAI's names, flat; what they share with `/generate` means the same and has the same bounds. As
-there, what is not served is refused by name, and what nobody knows is an error with a suggestion:
-of all that a client may send, `user` alone is not read.
+there, what is not served is refused by name, and what nobody knows is an error with a suggestion.
+What changes no text is accepted and not read: `unread_fields.py` lists both.
 
 What this module refuses to know: the model, its tokens and its chat template.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError
 
 from edgeserve.families.sampling import SEED_MAX
 from edgeserve.gateway.api.body import Body
-from edgeserve.gateway.generate.conversation import Conversation, JsonAnswer
-from edgeserve.gateway.request import COUNT_MAX, STRICT, Parameters, StopString
+from edgeserve.gateway.generate.conversation import Conversation
+from edgeserve.gateway.grammar_request import GrammarFields
+from edgeserve.gateway.message_content import content_text
+from edgeserve.gateway.refusal import REFUSED
+from edgeserve.gateway.request import COUNT_MAX, STOPS_MAX, STRICT, Parameters, StopString
 from edgeserve.gateway.tool_request import CallFields, ToolFields
+from edgeserve.gateway.unread_fields import ACCEPTED, NOT_SERVED
 
 CHOICES_MAX = 16  # OpenAI has 128; here each holds pages for its worst case
 MESSAGES_MAX = 2048
@@ -27,27 +33,32 @@ NATIVE_ONLY = frozenset({
     "grammar",
 })  # fmt: skip
 """Names of `/generate` that OpenAI has other words for, or none."""
-NOT_SERVED: Mapping[str, tuple[Any, ...]] = {
-    "best_of": (None, 1),
-    "suffix": (None, ""),
-    "functions": (None, []),
-    "function_call": (None, "none", "auto"),
-    "modalities": (None, ["text"]),
-    "audio": (None,),
-    "prediction": (None,),
-    "reasoning_effort": (None,),
-    "store": (None, False),
-    "metadata": (None, {}),
-    "service_tier": (None, "auto", "default"),
-}
-"""OpenAI's fields that are not served here, and the values that ask for nothing."""
+TEMPLATE_ARGUMENTS_BYTES_MAX = 2**16
 
 _COUNT = "a whole number from 1, at most what the context leaves"
-_Stops = Annotated[list[StopString], Field(max_length=4, fail_fast=True)]
+_Stops = Annotated[list[StopString], Field(max_length=STOPS_MAX, fail_fast=True)]
 
 
 def _listed(stop: Any) -> Any:
-    return [stop] if isinstance(stop, str) else stop
+    """One string as a list; an empty one asks for nothing."""
+    if isinstance(stop, str):
+        return [stop] if stop else None
+    return stop
+
+
+def _few(arguments: Any) -> Any:
+    """And writable: no NaN, and no half of a surrogate pair."""
+    text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+    if len(text.encode()) > TEMPLATE_ARGUMENTS_BYTES_MAX:
+        raise ValueError
+    return arguments
+
+
+def _role(role: Any) -> Any:
+    if role == "function":
+        why = 'is "function", which is not supported: send role tool, with a tool_call_id'
+        raise PydanticCustomError(REFUSED, "{why}", {"why": why})
+    return role
 
 
 def _prompts(value: Any) -> Any:
@@ -72,68 +83,70 @@ def _is_tokens(value: Any) -> bool:
     )
 
 
-def _joined(content: Any) -> Any:
-    """Text parts as one text, each on a line of its own, as vLLM has it."""
-    if not isinstance(content, list):
-        return content
-    if not all(
-        isinstance(part, dict)
-        and part.keys() == {"type", "text"}
-        and part["type"] == "text"
-        and isinstance(part["text"], str)
-        for part in content
-    ):
-        raise ValueError
-    return "\n".join(part["text"] for part in content)
-
-
 class StreamOptions(BaseModel):
     model_config = STRICT
 
     include_usage: bool | None = None
-
-
-class JsonSchema(BaseModel):
-    """`strict` or not, the answer is held to the schema. The schema is llguidance's to read."""
-
-    model_config = STRICT
-
-    name: str = Field(min_length=1, max_length=64)
-    description: str | None = None
-    schema_: dict[str, Any] = Field(alias="schema")
-    strict: bool | None = None
-
-
-class ResponseFormat(BaseModel):
-    model_config = STRICT
-
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchema | None = None
+    continuous_usage_stats: bool | None = None
+    """vLLM's: each chunk has the usage so far, too. Nothing without `include_usage`."""
+    include_obfuscation: bool | None = None
+    """OpenAI's, of padding that hides how long tokens are: there is none here."""
 
 
 class Message(CallFields):
-    """An answer of ours can be sent back as it came, nulls included."""
+    """An answer of ours can be sent back as it came, nulls included, and so can one of others: what
+    they add to it is not read.
+    """
 
     model_config = STRICT
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Annotated[str, BeforeValidator(_joined)]
+    role: Annotated[
+        Literal["system", "developer", "user", "assistant", "tool"], BeforeValidator(_role)
+    ]
+    content: Annotated[str, BeforeValidator(content_text)]
     name: str | None = Field(None, max_length=256)
-    refusal: None = None
-    annotations: None = None
+    refusal: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    """The same by vLLM's newer name."""
     audio: None = None
-    parsed: None = None
     function_call: None = None
+    prefix: Literal[False] | None = None
+    annotations: Any = None
+    parsed: Any = None
+    reasoning_details: Any = None
+    thinking_blocks: Any = None
+    provider_specific_fields: Any = None
+    cache_control: Any = None
+    id: Any = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _may_say_nothing(cls, message: Any) -> Any:
+        """An assistant that only thought, called or refused. Templates are given a content in any
+        case.
+        """
+        if not isinstance(message, dict) or message.get("role") != "assistant":
+            return message
+        if message.get("content") is not None:
+            return message
+        return {**message, "content": message.get("refusal") or ""}
 
     def told(self) -> dict[str, Any]:
         """To a chat template, which may ask whether something is there."""
         told = {"role", "content", "name", "tool_call_id"}
-        return self.model_dump(include=told, exclude_none=True) | self.told_calls()
+        thought = self.reasoning_content or self.reasoning
+        return {
+            **self.model_dump(include=told, exclude_none=True),
+            **({"reasoning_content": thought} if thought else {}),
+            **self.told_calls(),
+        }
 
 
-class OpenAIRequest(Parameters, Body):
+class OpenAIRequest(Parameters, GrammarFields, Body):
     """What both routes take. Each description finishes the sentence '... must be'."""
 
+    ACCEPTED = ACCEPTED
     NOT_SERVED = NOT_SERVED
     HIDDEN = NATIVE_ONLY
 
@@ -148,19 +161,21 @@ class OpenAIRequest(Parameters, Body):
         None, ge=1, le=CHOICES_MAX, description=f"a whole number from 1 to {CHOICES_MAX}"
     )
     stop: Annotated[_Stops | None, BeforeValidator(_listed)] = Field(
-        None, description="a string of 1 to 256 characters, or a list of at most 4"
+        None, description=f"a string of at most 256 characters, or a list of at most {STOPS_MAX}"
     )
     stream: bool | None = Field(None, description="true or false")
     stream_options: StreamOptions | None = Field(
         None, description='an object such as {"include_usage": true}, or left out'
     )
-    response_format: ResponseFormat | None = Field(
-        None,
-        description='an object such as {"type": "json_object"}: type is text, json_object, or '
-        "json_schema with a json_schema of a name and a schema",
+    add_special_tokens: bool | None = Field(None, description="true or false")
+    truncate_prompt_tokens: int | None = Field(
+        None, ge=1, le=COUNT_MAX,
+        description="a whole number from 1: how many of the prompt's last tokens to keep",
+    )  # fmt: skip
+    cache_salt: str | None = Field(
+        None, min_length=1, max_length=256, description="a string of 1 to 256 characters"
     )
     timing: bool | None = Field(None, description="true or false")
-    user: Any = Field(None, description="anything: it is not read")
 
     @property
     def count(self) -> int:
@@ -172,13 +187,14 @@ class OpenAIRequest(Parameters, Body):
 
         OpenAI samples unless told otherwise. Of several answers each has a seed of its own.
         """
-        seed = None if self.seed is None else (self.seed + answer) % (SEED_MAX + 1)
+        seed = None if self.seed in (None, -1) else (self.seed + answer) % (SEED_MAX + 1)
         return self.model_copy(
             update={
                 "max_new_tokens": self.max_completion_tokens or self.max_tokens,
                 "temperature": 1.0 if self.temperature is None else self.temperature,
                 "seed": seed,
                 "top_n_tokens": self.alternatives,
+                "truncate": self.truncate_prompt_tokens,
             }
         )
 
@@ -189,23 +205,8 @@ class OpenAIRequest(Parameters, Body):
             yield f"max_tokens is {one}, but max_completion_tokens is {other}: give one of them"
         if self.stream_options is not None and not self.stream:
             yield "stream_options is given, but stream is not true: leave it out"
-        form = self.response_format
-        if form is not None and (form.type == "json_schema") != (form.json_schema is not None):
-            yield (
-                f"response_format.type is {form.type}, but json_schema is "
-                f"{'given' if form.json_schema else 'missing'}: give both, or neither"
-            )
+        yield from self.grammar_contradictions()
         yield from _too_many(self.answers, bool(self.timing))
-
-    @property
-    def json_answer(self) -> JsonAnswer | None:
-        """What the answers are held to."""
-        form = self.response_format
-        if form is None or form.type == "text":
-            return None
-        if form.json_schema is None:
-            return JsonAnswer()
-        return JsonAnswer(schema=form.json_schema.schema_, is_strict=bool(form.json_schema.strict))
 
     @property
     def answers(self) -> int:
@@ -270,6 +271,15 @@ class ChatRequest(OpenAIRequest, ToolFields):
         None, ge=0, le=20, description="a whole number from 0 to 20, above 0 only beside logprobs"
     )
 
+    chat_template_kwargs: Annotated[dict[str, Any] | None, BeforeValidator(_few)] = Field(
+        None,
+        description='an object of at most 64 KiB, such as {"enable_thinking": false}',
+    )
+    reasoning_effort: str | None = Field(
+        None, max_length=64, description="a string of at most 64 characters, such as low"
+    )
+    add_generation_prompt: bool | None = Field(None, description="true or false")
+
     def contradictions(self) -> Iterator[str]:
         yield from super().contradictions()
         if self.top_logprobs and not self.logprobs:
@@ -277,9 +287,9 @@ class ChatRequest(OpenAIRequest, ToolFields):
         yield from self.tool_contradictions()
         for i, message in enumerate(self.messages):
             yield from message.call_contradictions(f"messages[{i}]", message.role)
-        if self.callable and self.response_format and self.response_format.type != "text":
+        if self.callable and self.held_to is not None:
             yield (
-                "response_format asks for an answer in JSON, but tools may be called instead: "
+                "the answer is to be held to a grammar, but tools may be called instead: "
                 'leave one of them out, or set tool_choice to "none"'
             )
 
@@ -289,12 +299,20 @@ class ChatRequest(OpenAIRequest, ToolFields):
 
     def conversation(self) -> Conversation:
         """The same in no dialect."""
+        effort = self.reasoning_effort
         return Conversation(
             messages=[message.told() for message in self.messages],
             answers=[self.wishes(answer) for answer in range(self.count)],
             stop=self.stop or (),
             tools=self.told_tools(),
-            json_answer=self.json_answer,
+            held_to=self.held_to,
+            template_arguments={
+                **({} if effort is None else {"reasoning_effort": effort}),
+                **(self.chat_template_kwargs or {}),
+            },
+            asks_for_answer=self.add_generation_prompt is not False,
+            frames_prompt=bool(self.add_special_tokens),
+            cache_salt=self.cache_salt or "",
         )
 
 

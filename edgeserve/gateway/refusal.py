@@ -16,6 +16,8 @@ from edgeserve.errors import BadRequest, Unprocessable
 
 PROBLEMS_MAX = 10
 ECHO_CHARACTERS_MAX = 200
+REFUSED = "refused"
+"""The type of an error of ours among pydantic's: its message says what is wrong, and what to do."""
 LEVELS_SPARE = 64  # what is made of a document is some levels deeper, and farther down the stack
 
 HALF_ESCAPED = re.compile(rb"\\u[dD][89a-fA-F]")  # or of a whole pair
@@ -117,6 +119,8 @@ def wrong(error: Any, where: str, must: str) -> str:
     """One of pydantic's errors as what is wrong, how much, and what to do."""
     if error["type"] == "missing":
         return f"{where} is missing, but {must}"
+    if error["type"] == REFUSED:
+        return f"{where} {error['msg']}"
     if error["type"] == "string_unicode":
         return f"{where} {HALF_SAID}"
     return f"{where} is {shown(error['input'])}, but {must}"

@@ -22,13 +22,20 @@ from edgeserve.gateway.refusal import (
     cut,
     not_supported,
     parse_json,
+    parsed,
     sentence,
     shown,
     unknown,
     wrong,
 )
+from edgeserve.gateway.text_options import TextOptions
 
 COUNT_MAX = 2**31 - 1
+STOPS_MAX = 32
+"""Each token's text is compared with each: 32 of them take up to 1 ms."""
+STOP_TOKENS_MAX = 128
+SEED_MIN = -(2**63)
+"""Clients draw seeds of 64 bits with or without a sign. -1 asks for a drawn one, as vLLM has it."""
 NOT_SUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "best_of": (None, 1),
     "typical_p": (None,),
@@ -53,14 +60,29 @@ def _few(biases: Any) -> Any:
 
 
 def _grammar(grammar: Any) -> Any:
+    """By one name for each of the two kinds, whatever TGI's clients call it."""
     match grammar:
         case None:
             return None
-        case {"type": "json", "value": dict(), **others} if not others:
-            return grammar
         case {"type": "regex", "value": str(), **others} if not others:
             return grammar
+        case {"type": "json" | "json_object", "value": value, **others} if not others:
+            return {"type": "json", "value": schema_of(value)}
+        case {"type": "json_schema", "value": value, **others} if not others:
+            schema = schema_of(value)
+            return {"type": "json", "value": schema_of(schema.get("schema", schema))}
     raise ValueError
+
+
+def schema_of(value: Any) -> dict[str, Any]:
+    """Clients send a schema as an object, or as JSON in a string. Raises ValueError."""
+    try:
+        schema = parsed(value) if isinstance(value, str) else value
+    except RecursionError:
+        raise ValueError from None
+    if not isinstance(schema, dict):
+        raise ValueError  # noqa: TRY004  # pydantic makes a refusal of this one alone
+    return schema
 
 
 class Parameters(BaseModel):
@@ -83,8 +105,9 @@ class Parameters(BaseModel):
         None, ge=0, le=100, description="a number from 0 (greedy) to 100"
     )
     top_k: int | None = Field(
-        None, ge=0, le=COUNT_MAX, description="a whole number from 0 (keeps all) to the vocabulary"
-    )
+        None, ge=-1, le=COUNT_MAX,
+        description="a whole number to the vocabulary; 0 and -1 keep all",
+    )  # fmt: skip
     top_p: float | None = Field(
         None, gt=0, le=1, description="a number above 0, at most 1 (keeps all)"
     )
@@ -106,22 +129,33 @@ class Parameters(BaseModel):
         "100",
     )
     seed: int | None = Field(
-        None, ge=0, le=SEED_MAX, description="a whole number from 0 to 2^64 - 1"
-    )
+        None, ge=SEED_MIN, le=SEED_MAX,
+        description="a whole number from -2^63 to 2^64 - 1; -1 draws one",
+    )  # fmt: skip
     do_sample: bool | None = Field(None, description="true or false")
     stop: list[StopString] | None = Field(
         None,
-        max_length=4,
+        max_length=STOPS_MAX,
         fail_fast=True,
-        description="a list of at most 4 strings of 1 to 256 characters",
+        description=f"a list of at most {STOPS_MAX} strings of 1 to 256 characters",
     )
     stop_token_ids: list[_TokenId] | None = Field(
         None,
-        max_length=16,
+        max_length=STOP_TOKENS_MAX,
         fail_fast=True,
-        description="a list of at most 16 token ids, whole numbers from 0",
+        description=f"a list of at most {STOP_TOKENS_MAX} token ids, whole numbers from 0",
     )
     ignore_eos: bool | None = Field(None, description="true or false")
+    min_tokens: int | None = Field(
+        None, ge=0, le=COUNT_MAX,
+        description="a whole number from 0: how many tokens come before the answer may end",
+    )  # fmt: skip
+    skip_special_tokens: bool | None = Field(
+        None, description="true or false; false writes special tokens out"
+    )
+    include_stop_str_in_output: bool | None = Field(
+        None, description="true or false; true leaves what stopped the answer in its text"
+    )
     truncate: int | None = Field(
         None, ge=1, le=COUNT_MAX,
         description="a whole number from 1: how many of the prompt's last tokens to keep",
@@ -140,6 +174,14 @@ class Parameters(BaseModel):
         description='an object such as {"type": "json", "value": {"type": "object"}}, whose value '
         'is a JSON schema, or {"type": "regex", "value": "[0-9]+"}',
     )
+
+    @property
+    def text_options(self) -> TextOptions:
+        return TextOptions(
+            min_tokens=self.min_tokens or 0,
+            shows_specials=self.skip_special_tokens is False,
+            keeps_stop=bool(self.include_stop_str_in_output),
+        )
 
 
 class GenerateRequest(BaseModel):

@@ -13,15 +13,21 @@ from edgeserve.errors import EdgeserveError
 from edgeserve.gateway.answer import Answer, Piece
 from edgeserve.gateway.parts import GatewayParts
 from edgeserve.gateway.stream import KEEP_ALIVE, Emit
+from edgeserve.gateway.text_options import PLAIN, TextOptions
 from edgeserve.pipeline.generation import Generation, Order, Token
 
 
 class Run:
     def __init__(
-        self, parts: GatewayParts, order: Order, generation: Generation, stop: Sequence[str]
+        self,
+        parts: GatewayParts,
+        order: Order,
+        generation: Generation,
+        stop: Sequence[str],
+        options: TextOptions = PLAIN,
     ) -> None:
         self.order = order
-        self.answer = Answer(order, parts.tokenizer, stop=stop)
+        self.answer = Answer(order, parts.tokenizer, stop=stop, options=options)
         self.failure = ""
         """The type of the error that ended it."""
         self._parts = parts

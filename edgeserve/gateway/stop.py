@@ -1,8 +1,9 @@
 r"""Finds stop strings in a text that comes in pieces. Pure: text in, text out.
 
 What was given out cannot be taken back, so the end of the text is held back for as long as it may
-be the beginning of a stop string. The stop string itself is never given out, and neither is
-anything after it: TGI leaves the string in the answer, OpenAI does not, and here no route does.
+be the beginning of a stop string. The stop string itself is given out only if that is asked for,
+and nothing after it ever is: TGI leaves the string in the answer, OpenAI does not, and here no
+route does of its own accord.
 
 A special token has no text, but a stop string may name one, alone or within other text. It then
 stands in both as one letter that no text can hold, half of a surrogate pair, and is not given out:
@@ -28,10 +29,13 @@ class StopFilter:
     does not matter how the text was cut into pieces.
     """
 
-    def __init__(self, stops: Sequence[str], specials: Iterable[str] = ()) -> None:
+    def __init__(
+        self, stops: Sequence[str], specials: Iterable[str] = (), *, keeps_stop: bool = False
+    ) -> None:
         assert all(stops), "an empty stop string would stop everything"
         self.found: str | None = None
         self._stops = tuple(stops)
+        self._keeps_stop = keeps_stop
         self._letters = _letters(stops, specials)
         self._with_specials = _spelt(stops, self._letters)
         self._held = ""
@@ -46,7 +50,7 @@ class StopFilter:
             _, start, spelt = min(found)
             self.found = self._with_specials.get(spelt, spelt)
             self._held = ""
-            return _UNSEEN.sub("", text[:start])
+            return _UNSEEN.sub("", text[:start]) + (self.found if self._keeps_stop else "")
         return self._hold(text)
 
     def push_special(self, text: str) -> str:

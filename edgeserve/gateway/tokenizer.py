@@ -122,14 +122,17 @@ class Detokenizer:
     text, the first space is the answer's own.
     """
 
-    def __init__(self, tokenizer: Tokenizer, prompt: Iterable[int] = ()) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, prompt: Iterable[int] = (), *, shows_specials: bool = False
+    ) -> None:
         self._tokenizer = tokenizer
+        self._shows_specials = shows_specials
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._drops_space = tokenizer.drops_first_space and all(map(tokenizer.is_special, prompt))
 
     def push(self, token_id: int) -> str:
         """What this token adds to the text."""
-        if self._tokenizer.is_special(token_id):
+        if self._tokenizer.is_special(token_id) and not self._shows_specials:
             return ""
         return self._begun(self._utf8.decode(self._tokenizer.token_bytes(token_id)))
 

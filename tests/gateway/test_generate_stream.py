@@ -191,6 +191,14 @@ async def test_the_root_answers_as_the_body_asks(
     assert "hel" in here.text
 
 
+async def test_the_root_gives_an_answer_in_a_list(client: httpx.AsyncClient) -> None:
+    asked = {"inputs": "hello", "parameters": {"max_new_tokens": 3, "details": True}}
+    there, here = [(await client.post(path, json=asked)).json() for path in ("/generate", "/")]
+    assert isinstance(here, list)
+    assert [each["generated_text"] for each in here] == [there["generated_text"]] == ["hel"]
+    assert here[0]["details"] == there["details"]
+
+
 @pytest.mark.parametrize(
     "body", ["[]", '"x"', '{"stream": true}', '{"inputs": "x", "stream": "yes"}']
 )

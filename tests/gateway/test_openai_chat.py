@@ -15,6 +15,7 @@ from edgeserve.gateway.chat_render import answer as render
 from edgeserve.gateway.chat_template import ChatTemplate
 from edgeserve.gateway.parts import GatewayParts
 from edgeserve.testing import LOGPROB, FakeEngine
+from tests.gateway.test_openai_completions import usage
 
 ClientFor = Callable[[GatewayParts], httpx.AsyncClient]
 PATH = "/v1/chat/completions"
@@ -113,7 +114,7 @@ async def test_the_answer_is_in_openais_shape(client: httpx.AsyncClient) -> None
         }
         for i in range(2)
     ]
-    assert answer["usage"] == {"prompt_tokens": 10, "completion_tokens": 6, "total_tokens": 16}
+    assert answer["usage"] == usage(10, 6)
 
 
 async def test_the_first_chunk_of_each_answer_says_whose_it_is(client: httpx.AsyncClient) -> None:

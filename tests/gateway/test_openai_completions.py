@@ -64,6 +64,18 @@ async def refused(client: httpx.AsyncClient, status: int = 422, **fields: Any) -
     return answer.json()["error"]
 
 
+def usage(prompt: int, completion: int, cached: int = 0) -> dict[str, Any]:
+    """With the details that OpenAI has."""
+    nothing = ("reasoning", "audio", "accepted_prediction", "rejected_prediction")
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": cached, "audio_tokens": 0},
+        "completion_tokens_details": {f"{name}_tokens": 0 for name in nothing},
+    }
+
+
 # -- the answer --------------------------------------------------------------------------------
 
 
@@ -75,7 +87,7 @@ async def test_the_answer_is_in_openais_shape(client: httpx.AsyncClient) -> None
         "object": "text_completion",
         "model": "fake",
         "choices": [{"index": 0, "text": "hellohe", "logprobs": None, "finish_reason": "length"}],
-        "usage": {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12},
+        "usage": usage(5, 7),
     }
 
 
@@ -101,7 +113,7 @@ async def test_several_prompts_get_several_answers_each(
     answer = await complete(client, prompt=["ab", "xyz"], n=2, max_tokens=3, seed=8)
     texts = [(each["index"], each["text"]) for each in answer["choices"]]
     assert texts == [(0, "aba"), (1, "aba"), (2, "xyz"), (3, "xyz")]
-    assert answer["usage"] == {"prompt_tokens": 5, "completion_tokens": 12, "total_tokens": 17}
+    assert answer["usage"] == usage(5, 12)
     asked = sorted((bytes(order.prompt), order.sampling.seed) for order in engine.orders)
     assert asked == [(b"ab", 8), (b"ab", 9), (b"xyz", 8), (b"xyz", 9)]
 
@@ -245,11 +257,43 @@ async def test_usage_and_receipt_are_a_chunk_of_their_own_at_the_end(
     *chunks, last = await stream(client, max_tokens=2, stream_options=options, timing=True)
     assert [chunk["usage"] for chunk in chunks] == [None, None]
     assert last["choices"] == []
-    assert last["usage"] == {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
+    assert last["usage"] == usage(5, 2)
     assert len(last["timing"]["per_token"]) == 2
     *chunks, last = await stream(client, max_tokens=2, timing=True)
     assert "usage" not in last
     assert len(last["timing"]["per_token"]) == len(chunks) == 2
+
+
+async def test_usage_says_what_was_kept_of_each_prompt_once(
+    client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    engine.cached_tokens = 3
+    answer = await complete(client, prompt=["hello", "hi"], n=2, max_tokens=2)
+    assert answer["usage"] == usage(7, 8, cached=6)
+
+
+async def test_continuous_usage_is_that_of_each_answer_so_far(client: httpx.AsyncClient) -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    *chunks, last = await stream(client, prompt="abc", n=2, max_tokens=3, stream_options=options)
+    for index in (0, 1):
+        told = [each["usage"] for each in chunks if each["choices"][0]["index"] == index]
+        assert told == [usage(3, 1), usage(3, 2), usage(3, 3)]
+    assert (last["choices"], last["usage"]) == ([], usage(3, 6))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"continuous_usage_stats": True},
+        {"continuous_usage_stats": True, "include_usage": False},
+        {"include_usage": None, "include_obfuscation": False},
+    ],
+)
+async def test_without_usage_there_is_none_in_between(
+    options: dict[str, Any], client: httpx.AsyncClient
+) -> None:
+    chunks = await stream(client, max_tokens=2, stream_options=options)
+    assert [("usage" in chunk, len(chunk["choices"])) for chunk in chunks] == [(False, 1)] * 2
 
 
 async def test_answers_side_by_side_are_told_by_their_index(client: httpx.AsyncClient) -> None:

@@ -14,11 +14,11 @@ from edgeserve.families.sampling import SEED_MAX
 from edgeserve.gateway.api.body import parse_body
 from edgeserve.gateway.openai_request import (
     CHOICES_MAX,
-    NOT_SERVED,
     ChatRequest,
     CompletionRequest,
     OpenAIRequest,
 )
+from edgeserve.gateway.unread_fields import ACCEPTED, NOT_SERVED
 
 HELLO = [{"role": "user", "content": "hello"}]
 KINDS: list[tuple[type[OpenAIRequest], dict[str, Any]]] = [
@@ -68,7 +68,7 @@ def refusal_or_nothing(body: bytes, kind: type[OpenAIRequest]) -> str:
         ("top_p", 0, "0"),
         ("n", 0, "0"),
         ("n", CHOICES_MAX + 1, "17"),
-        ("stop", ["a"] * 5, "a list of 5"),
+        ("stop", ["a"] * 33, "a list of 33"),
         ("seed", 2**64, "18446744073709551616"),
         ("stream", "yes", '"yes"'),
         ("stream_options", True, "true"),
@@ -77,7 +77,7 @@ def refusal_or_nothing(body: bytes, kind: type[OpenAIRequest]) -> str:
         ("logit_bias", [], "a list of 0"),
         ("logit_bias", {str(i): 0 for i in range(2000)}, "an object of 2000"),
         ("timing", 1, "1"),
-        ("top_k", -1, "-1"),
+        ("top_k", -2, "-2"),
         ("ignore_eos", 0, "0"),
     ],
 )
@@ -92,7 +92,7 @@ def test_a_field_out_of_bounds_is_told_by_name_value_and_bounds(
 @pytest.mark.parametrize(
     ("kind", "fields", "where"),
     [
-        (CompletionRequest, {"stop": ""}, 'stop[0] is ""'),
+        (CompletionRequest, {"stop": [""]}, 'stop[0] is ""'),
         (CompletionRequest, {"stop": ["a", 3]}, "stop[1] is 3"),
         (CompletionRequest, {"logit_bias": {"5": 101}}, "logit_bias.5 is 101"),
         (CompletionRequest, {"logprobs": True}, "logprobs is true"),
@@ -109,7 +109,7 @@ def test_a_field_out_of_bounds_is_told_by_name_value_and_bounds(
         (
             ChatRequest,
             {"messages": [{"role": "function", "content": "x"}]},
-            'messages[0].role is "function',
+            'messages[0].role is "function", which is not supported: send role tool',
         ),
         (ChatRequest, {"messages": [{**HELLO[0], "x": 1}]}, "messages[0].x is 1"),
         (ChatRequest, {"messages": [{"role": "user", "content": None}]}, "[0].content is null"),
@@ -164,7 +164,9 @@ def test_a_body_that_is_no_object_is_told(body: bytes) -> None:
 def test_what_is_not_served_is_refused_by_name_unless_it_asks_for_nothing(
     kind: type[OpenAIRequest], needed: dict[str, Any]
 ) -> None:
-    for name, neutral in NOT_SERVED.items():
+    refused = {name: NOT_SERVED[name] for name in NOT_SERVED if name not in kind.names()}
+    assert len(refused) > 25
+    for name, neutral in refused.items():
         for value in neutral:
             assert parse_body(json.dumps({**needed, name: value}).encode(), kind).count == 1
         words = f"{name} is 7.5, which is not supported here: leave it out"
@@ -172,6 +174,22 @@ def test_what_is_not_served_is_refused_by_name_unless_it_asks_for_nothing(
     functions = [{"name": "f"}]
     said = refusal(kind, functions=functions)
     assert said.endswith("not supported here: leave it out or give []")
+
+
+def test_what_one_route_serves_is_not_refused_there() -> None:
+    assert completion(echo=True).echo
+    assert refusal(ChatRequest, echo=True).startswith("echo is true, which is not supported")
+
+
+@pytest.mark.parametrize(("kind", "needed"), KINDS)
+@pytest.mark.parametrize("value", [None, 7, "x", [1], {"a": {"b": None}}])
+def test_what_changes_no_text_is_accepted_and_changes_nothing(
+    kind: type[OpenAIRequest], needed: dict[str, Any], value: Any
+) -> None:
+    bare = parse_body(json.dumps(needed).encode(), kind)
+    more = dict.fromkeys(ACCEPTED, value)
+    assert parse_body(json.dumps({**needed, **more}).encode(), kind) == bare
+    assert ACCEPTED.isdisjoint({*kind.names(), *NOT_SERVED})
 
 
 def test_what_asks_for_nothing_is_taken() -> None:
@@ -186,7 +204,11 @@ def test_what_asks_for_nothing_is_taken() -> None:
         (ChatRequest, {"max_tokens": 3, "max_completion_tokens": 4}, "give one of them"),
         (ChatRequest, {"stream_options": {"include_usage": True}}, "stream is not true"),
         (ChatRequest, {"top_logprobs": 1}, "logprobs is not true"),
-        (ChatRequest, {"response_format": {"type": "json_schema"}}, "but json_schema is missing"),
+        (
+            ChatRequest,
+            {"response_format": {"type": "json_schema"}},
+            "but json_schema or value is missing",
+        ),
         (
             ChatRequest,
             {"response_format": {"type": "text", "json_schema": {"name": "a", "schema": {}}}},
@@ -269,6 +291,42 @@ def test_other_tokens_than_the_chosen_ones_are_told_to_those_who_ask() -> None:
     assert chat(logprobs=True).wishes(0).top_n_tokens == 0
 
 
+def test_signed_seeds_are_seeds_and_minus_one_is_none() -> None:
+    assert completion(seed=-1).wishes(0).seed is None
+    assert completion(seed=-(2**63), n=2).wishes(1).seed == 2**63 + 1
+    seeds = [completion(seed=-2, n=3).wishes(i).seed for i in range(3)]
+    assert seeds == [SEED_MAX - 1, SEED_MAX, 0]
+
+
+def test_an_empty_stop_string_asks_for_nothing() -> None:
+    assert completion(stop="").stop is None
+    assert completion(stop=[]).stop == []
+    assert completion(stop=list("abcdefghij")).stop == list("abcdefghij")
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({}, {}),
+        ({"reasoning_effort": "low"}, {"reasoning_effort": "low"}),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, {"enable_thinking": False}),
+        (
+            {"reasoning_effort": "low", "chat_template_kwargs": {"reasoning_effort": "high"}},
+            {"reasoning_effort": "high"},
+        ),
+    ],
+)
+def test_variables_of_the_template_are_told_to_it(
+    fields: dict[str, Any], told: dict[str, Any]
+) -> None:
+    assert chat(**fields).conversation().template_arguments == told
+
+
+def test_variables_of_the_template_have_a_bound() -> None:
+    said = refusal(ChatRequest, chat_template_kwargs={"a": "x" * 2**16})
+    assert said.startswith("chat_template_kwargs is an object of 1, but must be an object of at")
+
+
 def test_either_name_bounds_the_answer() -> None:
     for fields in (
         {"max_tokens": 7},
@@ -289,18 +347,73 @@ def test_text_parts_are_one_text() -> None:
 
 
 @pytest.mark.parametrize(
-    "part",
+    ("part", "why"),
     [
-        {"type": "image_url", "image_url": {"url": "http://x"}},
-        {"type": "text", "text": 3},
-        {"type": "text", "text": "a", "cache_control": {}},
-        {"type": "text"},
-        "text",
+        ({"type": "image_url", "image_url": {"url": "http://x"}}, 'has a part of type "image_url"'),
+        ({"type": "input_audio", "input_audio": {}}, "but the model reads text alone"),
+        ({"type": ["text"], "text": "a"}, "has a part of type a list of 1"),
+        ({"text": "a"}, "has a part of type null"),
+        ({"type": "text", "text": 3}, "has a part whose text is 3: send a string"),
+        ({"type": "text"}, "has a part whose text is null"),
+        ({"type": "refusal", "text": "no"}, "has a part whose refusal is null"),
+        ({"type": "text", "text": "a", "x" * 10**5: 1}, "which is not known: leave it out"),
+        (3, "has 3 among its parts"),
     ],
 )
-def test_other_parts_than_text_are_refused(part: Any) -> None:
+def test_other_parts_than_text_are_refused_by_name(part: Any, why: str) -> None:
     said = refusal(ChatRequest, messages=[{"role": "user", "content": [part]}])
-    assert said.startswith("messages[0].content is a list of 1, but messages must be ")
+    assert said.startswith("messages[0].content has ")
+    assert why in said
+    assert len(said) < 400
+
+
+@pytest.mark.parametrize("role", ["user", "system", "assistant", "tool"])
+def test_parts_of_text_are_read_whatever_they_are_called(role: str) -> None:
+    parts = [
+        {"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}},
+        {"type": "input_text", "text": "b"},
+        {"type": "output_text", "text": "c", "annotations": []},
+        {"type": "refusal", "refusal": "d"},
+        "e",
+    ]
+    more = {"tool_call_id": "x"} if role == "tool" else {}
+    asked = chat(messages=[{"role": role, "content": parts, **more}])
+    assert asked.conversation().messages[0]["content"] == "a\nb\nc\nd\ne"
+
+
+def test_a_message_without_parts_is_empty() -> None:
+    assert chat(messages=[{"role": "user", "content": []}]).messages[0].content == ""
+
+
+@pytest.mark.parametrize(
+    ("message", "content"),
+    [
+        ({"content": None}, ""),
+        ({}, ""),
+        ({"content": None, "refusal": "no"}, "no"),
+        ({"content": "a", "refusal": "no"}, "a"),
+        ({"content": None, "reasoning_content": "hm"}, ""),
+    ],
+)
+def test_an_assistant_may_have_said_nothing(message: dict[str, Any], content: str) -> None:
+    asked = chat(messages=[*HELLO, {"role": "assistant", **message}, *HELLO])
+    assert asked.conversation().messages[1]["content"] == content
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+def test_what_an_assistant_thought_reaches_the_template(name: str) -> None:
+    asked = chat(messages=[*HELLO, {"role": "assistant", "content": "a", name: "hm"}, *HELLO])
+    assert asked.conversation().messages[1]["reasoning_content"] == "hm"
+    empty = chat(messages=[{"role": "assistant", "content": "a", name: ""}])
+    assert "reasoning_content" not in empty.conversation().messages[0]
+
+
+def test_what_clients_add_to_a_message_is_not_read() -> None:
+    added = {"annotations": [], "parsed": {"a": 1}, "cache_control": {"type": "ephemeral"},
+             "provider_specific_fields": {"x": 1}, "reasoning_details": [], "thinking_blocks": [],
+             "id": "m1", "prefix": False}  # fmt: skip
+    asked = chat(messages=[{"role": "assistant", "content": "hi", **added}])
+    assert asked.conversation().messages == [{"role": "assistant", "content": "hi"}]
 
 
 def test_an_answer_can_be_sent_back_as_it_came() -> None:

@@ -55,7 +55,7 @@ def refusal_or_nothing(of: bytes) -> str:
         ("temperature", float("inf"), "Infinity"),
         ("temperature", "hot", '"hot"'),
         ("temperature", False, "false"),
-        ("top_k", -1, "-1"),
+        ("top_k", -2, "-2"),
         ("top_k", 2**31, "2147483648"),
         ("top_k", [], "a list of 0"),
         ("top_p", 0, "0"),
@@ -68,15 +68,15 @@ def refusal_or_nothing(of: bytes) -> str:
         ("frequency_penalty", -2.1, "-2.1"),
         ("frequency_penalty", 3, "3"),
         ("frequency_penalty", float("nan"), "NaN"),
-        ("seed", -1, "-1"),
+        ("seed", -(2**63) - 1, "-9223372036854775809"),
         ("seed", 2**64, "18446744073709551616"),
         ("seed", 0.5, "0.5"),
         ("do_sample", 1, "1"),
         ("do_sample", "yes", '"yes"'),
         ("stop", "END", '"END"'),
-        ("stop", ["a"] * 5, "a list of 5"),
+        ("stop", ["a"] * 33, "a list of 33"),
         ("stop_token_ids", 2, "2"),
-        ("stop_token_ids", list(range(17)), "a list of 17"),
+        ("stop_token_ids", list(range(129)), "a list of 129"),
         ("ignore_eos", 0, "0"),
         ("truncate", 0, "0"),
         ("return_full_text", "no", '"no"'),
@@ -178,8 +178,8 @@ def test_a_key_that_nobody_knows_is_an_error_with_a_suggestion(document: Any, me
 
 
 def test_several_problems_are_told_at_once() -> None:
-    message = refusal(body(top_k=-1, temprature=1, best_of=3, stop=[""]))
-    for part in ("parameters.top_k is -1", "temprature", "parameters.best_of is 3", "stop[0]"):
+    message = refusal(body(top_k=-2, temprature=1, best_of=3, stop=[""]))
+    for part in ("parameters.top_k is -2", "temprature", "parameters.best_of is 3", "stop[0]"):
         assert part in message
 
 

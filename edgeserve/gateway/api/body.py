@@ -28,7 +28,11 @@ class Body(BaseModel):
     model_config = STRICT
 
     NOT_SERVED: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
-    """Fields that are refused by name, and for each the values that ask for nothing."""
+    """Fields that are refused by name, and for each the values that ask for nothing. Those that a
+    class of its own serves after all are not refused.
+    """
+    ACCEPTED: ClassVar[frozenset[str]] = frozenset()
+    """Fields that are not read, and change nothing, whatever they hold."""
     HIDDEN: ClassVar[frozenset[str]] = frozenset()
     """Fields of the class that a body cannot have."""
 
@@ -63,8 +67,10 @@ def parse_body(body: bytes, kind: type[Kind]) -> Kind:
     if not isinstance(document, dict):
         raise Unprocessable(f"the body is {shown(document)}, but must be an object")
     names = kind.names()
-    problems = unknown("", document, [*names, *kind.NOT_SERVED])
-    problems += not_supported("", document, kind.NOT_SERVED)
+    refused = {name: kind.NOT_SERVED[name] for name in kind.NOT_SERVED if name not in names}
+    read = [name for name in document if name not in kind.ACCEPTED]
+    problems = unknown("", read, [*names, *refused])
+    problems += not_supported("", document, refused)
     request, more = _validated(kind, {name: document[name] for name in names if name in document})
     problems += more
     if request is None or problems:

@@ -16,11 +16,16 @@ from edgeserve.gateway.exchange import exchange_of
 from edgeserve.gateway.parts import GatewayParts
 from edgeserve.gateway.run import Run, together
 from edgeserve.gateway.stream import until_gone
+from edgeserve.gateway.text_options import PLAIN, TextOptions
 from edgeserve.pipeline.generation import Order
 
 
 async def admit(
-    parts: GatewayParts, request: Request, orders: Sequence[Sequence[Order]], stop: Sequence[str]
+    parts: GatewayParts,
+    request: Request,
+    orders: Sequence[Sequence[Order]],
+    stop: Sequence[str],
+    options: TextOptions = PLAIN,
 ) -> list[Run]:
     """`orders` has those of each prompt together. The error that keeps one out is raised, and frees
     the others. The request's body must have been read.
@@ -30,7 +35,7 @@ async def admit(
     with ExitStack() as admitted:
 
         async def run_of(order: Order) -> Run:
-            run = Run(parts, order, await parts.engine.submit(order), stop)
+            run = Run(parts, order, await parts.engine.submit(order), stop, options)
             admitted.callback(run.close)
             return run
 

@@ -14,10 +14,10 @@ from edgeserve.errors import Unprocessable
 from edgeserve.gateway.exchange import exchange_of
 from edgeserve.gateway.generate.admission import admit
 from edgeserve.gateway.generate.answer_events import ChatAnswer
-from edgeserve.gateway.generate.conversation import Conversation, JsonAnswer
+from edgeserve.gateway.generate.conversation import Conversation, HeldTo
 from edgeserve.gateway.generate.tools import ToolUse
 from edgeserve.gateway.guide import TokenGuide
-from edgeserve.gateway.intake import Dialect, Intake
+from edgeserve.gateway.intake import Dialect, Intake, sharing_name
 from edgeserve.gateway.parts import GatewayParts
 
 NEW_TOKENS_DEFAULT = 1024
@@ -53,12 +53,13 @@ class ChatStarter:
         """
         use = self._tool_use(asked)
         prompt = await self._tokens(asked, use)
-        guide = await self._guide(asked.json_answer, use)
-        tenant = exchange_of(request).tenant_name
+        guide = await self._guide(asked.held_to, use)
+        tenant = sharing_name(exchange_of(request).tenant_name, asked.cache_salt)
         orders = [
             self._intake.order(prompt, each, received_s, tenant, guide) for each in asked.answers
         ]
-        runs = await admit(self._parts, request, [orders], asked.stop)
+        options = asked.answers[0].text_options
+        runs = await admit(self._parts, request, [orders], asked.stop, options)
         must_call = use is not None and bool(use.tools.required)
         finders = (None if use is None else use.finder() for _ in runs)
         return [
@@ -71,7 +72,8 @@ class ChatStarter:
         return len(await self._tokens(asked, self._tool_use(asked)))
 
     async def _tokens(self, asked: Conversation, use: ToolUse | None) -> Sequence[int]:
-        return await self._intake.encode(await self._text(asked, use), framed=False)
+        text, truncate = await self._text(asked, use), asked.answers[0].truncate
+        return await self._intake.encode(text, truncate, framed=asked.frames_prompt)
 
     async def _text(self, asked: Conversation, use: ToolUse | None) -> str:
         if self._parts.chat_template is None:
@@ -83,14 +85,17 @@ class ChatStarter:
         tools = None if use is None else use.told()
         try:
             return await self._parts.chat_template.render(
-                asked.messages, tools, template_arguments=asked.template_arguments
+                asked.messages,
+                tools,
+                template_arguments=asked.template_arguments,
+                asks_for_answer=asked.asks_for_answer,
             )
         except Unprocessable as error:
             if error.numbers.get("param") == "messages":
                 error.numbers["param"] = self._dialect.prompt
             raise
 
-    async def _guide(self, answer: JsonAnswer | None, use: ToolUse | None) -> TokenGuide | None:
+    async def _guide(self, answer: HeldTo | None, use: ToolUse | None) -> TokenGuide | None:
         """What the answers are held to; each gets a copy."""
         guides = self._parts.guides
         if use is not None:

@@ -27,6 +27,31 @@ class JsonAnswer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RegexAnswer:
+    """An answer all of which matches `pattern`."""
+
+    pattern: str
+
+    async def guide(self, guides: Guides) -> TokenGuide:
+        """Raises Unprocessable for an expression that cannot be followed."""
+        return await guides.regex(self.pattern)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChoiceAnswer:
+    """An answer that is one of `choices`."""
+
+    choices: Sequence[str]
+
+    async def guide(self, guides: Guides) -> TokenGuide:
+        """Raises Unprocessable if there are too many of them."""
+        return await guides.choice(self.choices)
+
+
+HeldTo = JsonAnswer | RegexAnswer | ChoiceAnswer
+
+
+@dataclass(frozen=True, kw_only=True)
 class Conversation:
     """A validated chat. Whether it fits the model is the business of `intake.py`."""
 
@@ -39,10 +64,16 @@ class Conversation:
     stop: Sequence[str] = ()
     """Strings that end an answer."""
     tools: Tools = field(default_factory=Tools)
-    json_answer: JsonAnswer | None = None
+    held_to: HeldTo | None = None
     """None: the answer is free text."""
     template_arguments: Mapping[str, Any] = field(default_factory=dict)
     """Further variables of the chat template, by name."""
+    asks_for_answer: bool = True
+    """Whether the template is to write how an answer begins, behind the last message."""
+    frames_prompt: bool = False
+    """Whether the tokenizer puts its own frame around what the template wrote, which has one."""
+    cache_salt: str = ""
+    """Whoever sends another one shares no pages with it."""
 
     @property
     def speaks_of_tools(self) -> bool:
