@@ -39,59 +39,75 @@ RESERVED = frozenset(
 
 
 def read_chat_template(folder: Path | None) -> ChatTemplate | None:
-    """A model folder's template: `chat_template.jinja`, or else what `tokenizer_config.json` says.
+    """What a model's folder has for chats. Of files and configuration the files count, as
+    transformers has it; both may have several templates, by name.
 
     None if it has none, or if there is no folder. Raises BadModel.
     """
     if folder is None:
         return None
     config = read_object(folder / "tokenizer_config.json")
-    path, configured = folder / "chat_template.jinja", config.get("chat_template")
-    source = _source(path, configured, NAME)
-    if source is None:
+    older = read_object(folder / "chat_template.json")  # as processors have it
+    files = _files(folder)
+    named = {**_listed(folder, older), **_listed(folder, config), **files}
+    source, tools_source = named.get(NAME), named.get(TOOLS_NAME)
+    if source is None and tools_source is None:
         return None
-    named = ((name, token_text(value)) for name, value in config.items() if name.endswith("_token"))
+    tokens = {**read_object(folder / "special_tokens_map.json"), **config}
+    texts = ((name, token_text(each)) for name, each in tokens.items() if name.endswith("_token"))
     return ChatTemplate(
         source,
-        {name: text for name, text in named if text is not None},
-        tools_source=_source(path, configured, TOOLS_NAME),
+        {name: text for name, text in texts if text is not None},
+        tools_source=tools_source,
     )
 
 
-def _source(path: Path, configured: Any, name: str) -> str | None:
-    """The file goes before the configuration, as transformers has it."""
-    if path.is_file():
-        try:
-            return path.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise BadModel(f"{path} cannot be read: {error}") from None
+def _files(folder: Path) -> dict[str, str]:
+    """`chat_template.jinja` is the default; the name of any other is its own."""
+    more = sorted((folder / "additional_chat_templates").glob("*.jinja"))
+    paths = {path.stem: path for path in more} | {NAME: folder / "chat_template.jinja"}
+    return {name: _read(path) for name, path in paths.items() if path.is_file()}
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise BadModel(f"{path} cannot be read: {error}") from None
+
+
+def _listed(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """One string, or a list of several with their names."""
+    configured = config.get("chat_template")
     if isinstance(configured, list):
         objects = [each for each in configured if isinstance(each, dict)]
-        named = {each.get("name"): each.get("template") for each in objects}
-        configured = named.get(name)
-    if configured is not None and not isinstance(configured, str):
-        raise BadModel(
-            f"{path.parent}: chat_template is a {type(configured).__name__}; a string, or a list "
-            f"of named ones with one called {NAME!r}, is needed"
-        )
-    return configured
+        named = {str(each.get("name")): each.get("template") for each in objects}
+    else:
+        named = {NAME: configured}
+    for source in named.values():
+        if source is not None and not isinstance(source, str):
+            raise BadModel(
+                f"{folder}: chat_template is a {type(source).__name__}; a string, or a list of "
+                f"named ones with one called {NAME!r}, is needed"
+            )
+    return {name: source for name, source in named.items() if source is not None}
 
 
 class ChatTemplate:
     """`tokens` are the texts of special tokens by name, such as `bos_token`; `tools_source` is the
-    template for chats with tools, if that is another one.
+    template for chats with tools, if that is another one. Of the two there is one.
     """
 
     def __init__(
         self,
-        source: str,
+        source: str | None,
         tokens: Mapping[str, str],
         *,
         tools_source: str | None = None,
         render_s: float = RENDER_S,
     ) -> None:
         self._source = source
-        self._tools_source = tools_source or source
+        self._tools_source = source if tools_source is None else tools_source
         self._tokens = dict(tokens)
         self._render_s = render_s
         self._turn = threading.Lock()
@@ -100,7 +116,7 @@ class ChatTemplate:
     @property
     def call_syntax(self) -> Syntax | None:
         """In which the model calls functions; None if it cannot, or in a way that is not known."""
-        return syntax_of(self._tools_source)
+        return syntax_of(self._tools_source or "")
 
     async def render(
         self,
@@ -120,6 +136,12 @@ class ChatTemplate:
         given = dict(template_arguments or {})
         self._refuse_reserved(given)
         source = self._tools_source if tools else self._source
+        if source is None:
+            raise Unprocessable(
+                f"of its chat templates the model has none called {NAME!r}, but for chats with "
+                "tools alone; send tools, or post a prompt to /v1/completions",
+                param="messages",
+            )
         told = known_roles(messages, source)
         asked = {"tools": tools, "add_generation_prompt": asks_for_answer}
         variables = {**self._tokens, **given, **asked}

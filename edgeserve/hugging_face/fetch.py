@@ -56,7 +56,8 @@ and files five times more, and waits 23 s between: a hub that never answers is g
 CONFIG_FILES = ("config.json", "generation_config.json", INDEX)
 TEXT_FILES = (
     "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "added_tokens.json",
-    "chat_template.jinja",
+    "special_tokens_map.json", "chat_template.jinja", "chat_template.json",
+    "additional_chat_templates/*.jinja",
 )  # fmt: skip
 SINGLE_FILE = "model.safetensors"
 DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)

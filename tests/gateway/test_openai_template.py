@@ -68,6 +68,7 @@ TALK = [
     {"role": "assistant", "content": "hi {{ there }} "},
     {"role": "user", "content": "\u20ac?"},
 ]
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
 DONE = [{"role": "user", "content": "done"}]
 CONTENT = "{{ messages[0].content }}"
 
@@ -115,7 +116,7 @@ def test_the_demo_model_can_chat() -> None:
     template = read_chat_template(DEMO)
     assert template is not None
     question = {
-        "template": template._source,
+        "template": template._source or "",
         "variables": {**template._tokens, "messages": TALK[3:], "add_generation_prompt": True},
     }
     assert chat_render.answer(question) == {"text": "<s>User: \u20ac?\nAssistant:"}
@@ -124,26 +125,79 @@ def test_the_demo_model_can_chat() -> None:
 # -- where it is found -------------------------------------------------------------------------
 
 
+TWO = [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]
+
+
 @pytest.mark.parametrize(
-    ("configured", "file", "source"),
+    ("configured", "files", "sources"),
     [
-        ("a", None, "a"),
-        ("a", "b", "b"),
-        (None, "b", "b"),
-        ([{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}], None, "d"),
-        ([{"name": "tool_use", "template": "t"}], None, None),
-        ([3], None, None),
-        (None, None, None),
+        ("a", {}, ("a", "a")),
+        ("a", {"chat_template.jinja": "b"}, ("b", "b")),
+        ("a", {"chat_template.json": '{"chat_template": "c"}'}, ("a", "a")),
+        (None, {"chat_template.json": '{"chat_template": "c"}'}, ("c", "c")),
+        (None, {"chat_template.jinja": "b"}, ("b", "b")),
+        (None, {"chat_template.jinja": ""}, ("", "")),
+        (None, {"chat_template.jinja": "b", "additional_chat_templates/tool_use.jinja": "t"},
+         ("b", "t")),
+        (None, {"chat_template.jinja": "b", "additional_chat_templates/rag.jinja": "r"},
+         ("b", "b")),
+        (None, {"additional_chat_templates/tool_use.jinja": "t"}, (None, "t")),
+        (TWO, {"additional_chat_templates/tool_use.jinja": "u"}, ("d", "u")),
+        (TWO, {}, ("d", "t")),
+        (TWO[:1], {}, (None, "t")),
+        ([*TWO, {"name": "rag", "template": "r"}], {}, ("d", "t")),
+        ([3], {}, None),
+        ([{"name": "rag", "template": "r"}], {}, None),
+        (None, {}, None),
     ],
-)
-def test_a_template_is_found_where_transformers_finds_it(
-    configured: Any, file: str | None, source: str | None, tmp_path: Path
+)  # fmt: skip
+def test_templates_are_found_where_transformers_finds_them(
+    configured: Any, files: dict[str, str], sources: Any, tmp_path: Path
 ) -> None:
     write_json(tmp_path / "tokenizer_config.json", {"chat_template": configured, "bos_token": None})
-    if file is not None:
-        (tmp_path / "chat_template.jinja").write_text(file)
+    (tmp_path / "additional_chat_templates").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
     template = read_chat_template(tmp_path)
-    assert (template and template._source) == source
+    assert (template and (template._source, template._tools_source)) == sources
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tools", [None, [TOOL]], ids=["plain", "tools"])
+@pytest.mark.parametrize("several", ["files", "list"])
+async def test_transformers_chooses_the_same_template(
+    several: str, tools: Any, byte_level_folder: Path, tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    reference = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(byte_level_folder / "tokenizer.json"), bos_token="<s>"
+    )
+    ending = " {{ messages[0].content }} {{ tools }}{{ bos_token }}"
+    reference.chat_template = {name: name + ending for name in ("default", "tool_use", "rag")}
+    reference.save_pretrained(tmp_path, save_jinja_files=several == "files")
+    assert (tmp_path / "additional_chat_templates").is_dir() == (several == "files")
+    loaded = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    template = read_chat_template(tmp_path)
+    assert template is not None
+    text = loaded.apply_chat_template(DONE, tools, tokenize=False, add_generation_prompt=True)
+    assert await template.render(DONE, tools) == text
+
+
+async def test_a_template_for_tools_alone_needs_tools() -> None:
+    template = ChatTemplate(None, {}, tools_source="<tool_call>{{ tools ~ messages }}")
+    assert template.call_syntax is TAGGED
+    with pytest.raises(Unprocessable, match=r"none called 'default'.*; send tools, or"):
+        await template.render(DONE)
+
+
+def test_tokens_are_named_in_either_file(tmp_path: Path) -> None:
+    older = {"bos_token": "<a>", "eos_token": {"content": "<b>"}, "additional_special_tokens": []}
+    config = {"chat_template": "x", "bos_token": "<s>", "sep_token": None}
+    write_json(tmp_path / "special_tokens_map.json", older)
+    write_json(tmp_path / "tokenizer_config.json", config)
+    template = read_chat_template(tmp_path)
+    assert template is not None
+    assert template._tokens == {"bos_token": "<s>", "eos_token": "<b>"}
 
 
 @pytest.mark.slow
@@ -157,7 +211,7 @@ async def test_of_several_templates_the_one_for_tools_is_theirs(tmp_path: Path) 
     assert template is not None
     assert template.call_syntax is TAGGED
     assert await template.render(DONE) == "done True"
-    told = await template.render(DONE, [{"type": "function", "function": {"name": "f"}}])
+    told = await template.render(DONE, [TOOL])
     assert told.startswith("<tool_call> f[")
 
 

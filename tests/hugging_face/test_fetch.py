@@ -60,6 +60,23 @@ def test_a_gateway_fetches_all_but_the_weights_and_pins_the_commit(hub: Hub, fol
     assert set(hub.sent) == names
 
 
+def test_all_that_says_what_texts_look_like_is_fetched(hub: Hub, folder: Path) -> None:
+    texts = {
+        "special_tokens_map.json", "added_tokens.json", "tokenizer_config.json",
+        "chat_template.json", "additional_chat_templates/tool_use.jinja",
+    }  # fmt: skip
+    (folder / "additional_chat_templates").mkdir()
+    for name in texts:
+        (folder / name).write_text(json.dumps({"different": name}))
+    (folder / "additional_chat_templates" / "README.md").write_text("not asked for")
+    hub.publish(NAME, folder)
+    source = find_model(NAME)
+    assert source.folder is not None
+    assert texts < set(hub.sent)
+    assert all((source.folder / name).is_file() for name in texts)
+    assert not any("README" in name for name in hub.sent)
+
+
 def test_what_is_here_is_not_asked_for_again(hub: Hub, folder: Path) -> None:
     commit = hub.publish(NAME, folder)
     find_model(NAME)
