@@ -18,11 +18,14 @@ from edgeserve.config import (
     GatewaySettings,
     WorkerSettings,
     add_flags,
+    completes_a_line,
+    http_url,
     positive_int,
     read_settings,
     tell_openmp,
 )
 from edgeserve.errors import EdgeserveError
+from edgeserve.usage import Parser, complete_with, suggestion
 
 COMMANDS = {
     "up": "start a whole cluster on this machine",
@@ -32,11 +35,43 @@ COMMANDS = {
     "probe": "measure a running cluster: compute, transfer, tokens per second",
     "doctor": "look at every box, and say what would go wrong at start",
 }
+EXAMPLES = {
+    "up": (
+        "edgeserve up                                          the demo model on three workers",
+        'edgeserve up --prompt "Once upon a time"              and one answer, with its receipt',
+        "edgeserve up --model ./qwen3-0.6b --workers 2 --dtype bf16",
+        "edgeserve up --model llama-2-13b --dtype fp16 --pace rtx-3060    without its cards",
+    ),
+    "worker": (
+        "edgeserve worker                                      for a gateway on this box",
+        "EDGESERVE_TOKEN=... edgeserve worker --listen 10.0.0.2:50051",
+        "edgeserve worker --device cuda --memory 11GiB",
+    ),
+    "gateway": (
+        "edgeserve gateway --workers 127.0.0.1:50051 --model demo",
+        "EDGESERVE_TOKEN=... edgeserve gateway --model /models/llama-2-13b \\",
+        "    --workers 10.0.0.2:50051,10.0.0.3:50051,10.0.0.4:50051",
+    ),
+    "plan": (
+        "edgeserve plan --model llama-2-13b --workers 3 --memory 12GB --dtype fp16",
+        "edgeserve plan --model ./qwen3-14b --workers 2 --memory 12GB,24GB --dtype int8",
+    ),
+    "probe": (
+        "edgeserve probe                                       of http://127.0.0.1:8000",
+        "edgeserve probe --url 10.0.0.2:8000 --batch 1,4,16 --output-tokens 128",
+        "edgeserve probe --batch 1-8 --json --plot probe.png",
+    ),
+    "doctor": (
+        "edgeserve doctor                                      this box alone",
+        "edgeserve doctor --workers 10.0.0.2:50051,10.0.0.3:50051 --model llama-2-13b",
+    ),
+}
 PACKAGES = {"up": "launch"}
 """Commands whose package has another name."""
 
 CHATTY = ("httpx", "httpx2", "uvicorn.error", "matplotlib")
 """Libraries whose INFO is no news to an operator, or has addresses that are secrets."""
+PORT_MAX = 65535
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 UP_SETS_ITSELF = {"listen", "insecure", "until_stdin_closes", "workers", "model"}
 DOCTOR_TAKES = {"workers", "model", "dtype"}
@@ -44,7 +79,7 @@ DOCTOR_TAKES = {"workers", "model", "dtype"}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 done, 1 a verdict failed, 2 bad usage or input, 3 the cluster could not do it."""
-    options = _parser().parse_args(arguments)
+    options = _parsed(sys.argv[1:] if arguments is None else arguments)
     for library in CHATTY:
         logging.getLogger(library).setLevel(logging.WARNING)
     try:
@@ -56,17 +91,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """Ends the process with exit code 2 if they cannot be understood."""
+    parser = _parser()
+    if completes_a_line():
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+    first = next(iter(arguments), "--help")
+    if first not in COMMANDS and first not in parser._option_string_actions:
+        if not first.startswith("-"):
+            parser.error(f"there is no command {first!r}{suggestion(first, [*COMMANDS])}")
+        parser.error(f"{first} stands before the command: flags come after it")
+    return parser.parse_args([first, *arguments[1:]])
+
+
+def _parser() -> Parser:
+    parser = Parser(
         prog="edgeserve",
         description="One model over several cheap boxes, and where every millisecond went.",
-        allow_abbrev=False,
+        usage="edgeserve COMMAND [FLAGS]",
+        examples=[EXAMPLES[name][0] for name in COMMANDS],
     )
     parser.add_argument("--version", action="version", version=f"edgeserve {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(
+        prog="edgeserve", title="commands", metavar="COMMAND", required=True
+    )
     for name, what in COMMANDS.items():
-        command = commands.add_parser(name, help=what, description=what, allow_abbrev=False)
+        command = commands.add_parser(
+            name, help=what, description=what, usage=f"edgeserve {name} [FLAGS]",
+            examples=EXAMPLES[name],
+        )  # fmt: skip
         _DECLARE[name](command)
+        _complete(command)
     return parser
 
 
@@ -118,30 +175,51 @@ def _declare_up(parser: argparse.ArgumentParser) -> None:
     model_help = "folder, org/name on the Hugging Face hub, or built-in shape (default: demo)"
     parser.add_argument("--model", default="demo", help=model_help)
     parser.add_argument("--workers", type=_count, default=3, metavar="N", help="(default: 3)")
-    parser.add_argument("--port", type=int, default=8000, help="of HTTP (default: 8000)")
+    parser.add_argument("--port", type=_port, default=8000, help="of HTTP (default: 8000)")
     parser.add_argument("--prompt", default="", help="ask this once, and print answer and receipt")
+    json_help = "print the answer to --prompt as one JSON document, and nothing else"
+    parser.add_argument("--json", action="store_true", help=json_help)
     taken = UP_SETS_ITSELF
-    for settings in (WorkerSettings, GatewaySettings):
-        group = parser.add_argument_group(f"passed on ({settings.__name__})")
+    for settings, whom in ((WorkerSettings, "each worker"), (GatewaySettings, "the gateway")):
+        group = parser.add_argument_group(f"passed on to {whom}")
         add_flags(group, settings, without=taken)
         taken = taken | settings.__dataclass_fields__.keys()
     parser.set_defaults(run=_run_up)
 
 
 def _run_up(options: argparse.Namespace) -> int:
+    """What is wrong with the settings of the processes is found before there are any."""
     from edgeserve.launch.up import UpOptions, run_up
 
     given = _given(options)
+    worker_flags, gateway_flags = _only(given, WorkerSettings), _only(given, GatewaySettings)
+    as_worker = read_settings(WorkerSettings, "worker", worker_flags)
+    as_gateway = read_settings(GatewaySettings, "gateway", gateway_flags)
+    _check_files_and_names(as_worker, as_gateway)
     return run_up(
         UpOptions(
             model=options.model,
             workers=options.workers,
             port=options.port,
             prompt=options.prompt,
-            worker_flags=_only(given, WorkerSettings),
-            gateway_flags=_only(given, GatewaySettings),
+            as_json=options.json,
+            as_worker=as_worker,
+            as_gateway=as_gateway,
+            worker_flags=worker_flags,
+            gateway_flags=gateway_flags,
         )
     )
+
+
+def _check_files_and_names(as_worker: WorkerSettings, as_gateway: GatewaySettings) -> None:
+    """Raises BadSettings with what worker or gateway would say when they are up."""
+    from edgeserve.clock import MonotonicClock
+    from edgeserve.gateway.keys import read_keys
+    from edgeserve.worker.cards import card_named
+
+    read_keys(as_gateway, MonotonicClock())
+    if as_worker.pace:
+        card_named(as_worker.pace)
 
 
 def _only(given: dict[str, str], settings: type) -> dict[str, str]:
@@ -179,7 +257,8 @@ def _run_plan(options: argparse.Namespace) -> int:
 
 
 def _declare_probe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--url", default="http://127.0.0.1:8000", help="of the gateway")
+    url_help = "of the gateway, as 10.0.0.2:8000 (default: http://127.0.0.1:8000)"
+    parser.add_argument("--url", type=_url, default="http://127.0.0.1:8000", help=url_help)
     parser.add_argument("--batch", default="1-8", help="as 1-8 or 1,4,16 (default: 1-8)")
     for name, default, what in (
         ("--input-tokens", 32, "of each prompt"),
@@ -236,12 +315,50 @@ def _run_doctor(options: argparse.Namespace) -> int:
     )
 
 
+# -- what a shell offers
+
+
+def _models() -> list[str]:
+    """Built-in ones; folders are a shell's own business."""
+    from edgeserve.families.shapes import SHAPES
+
+    return ["demo", *SHAPES, *(f"{each.name}/" for each in Path().iterdir() if each.is_dir())]
+
+
+def _cards() -> list[str]:
+    from edgeserve.worker.cards import CARDS
+
+    return [*CARDS]
+
+
+def _complete(parser: argparse.ArgumentParser) -> None:
+    words = {"--model": _models, "--pace": _cards}
+    for action in parser._actions:
+        for flag in words.keys() & set(action.option_strings):
+            complete_with(action, words[flag])
+
+
 # -- parsing
 
 
 def _count(text: str) -> int:
     try:
         return positive_int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > PORT_MAX:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a port from 0 (a free one) to {PORT_MAX}"
+        )
+    return int(text)
+
+
+def _url(text: str) -> str:
+    try:
+        return http_url(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

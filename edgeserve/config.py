@@ -9,17 +9,18 @@ with a suggestion.
 from __future__ import annotations
 
 import argparse
-import difflib
 import ipaddress
 import os
 import re
 import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from edgeserve.errors import BadSettings
+from edgeserve.usage import complete_with, suggestion
 
 PREFIX = "EDGESERVE_"
 CONFIG_FILE = "edgeserve.toml"
@@ -106,18 +107,28 @@ def origins(text: str) -> tuple[str, ...]:
 
 
 def http_url(text: str) -> str:
-    if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", text):
-        raise ValueError(f"{text!r} is not a URL such as http://collector:4318")
-    return text.rstrip("/")
+    """A URL, or the address that stands in one: `127.0.0.1:8000`."""
+    url = text if "://" in text else f"http://{text}"
+    if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", url):
+        raise ValueError(f"{text!r} is not a URL such as http://127.0.0.1:8000")
+    return url.rstrip("/")
 
 
-def one_of(*allowed: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in allowed:
-            raise ValueError(f"{text!r} is none of {', '.join(allowed)}")
+@dataclass(frozen=True)
+class OneOf:
+    """Parses one of a few words."""
+
+    allowed: tuple[str, ...]
+
+    def __call__(self, text: str) -> str:
+        if text not in self.allowed:
+            near = suggestion(text, self.allowed)
+            raise ValueError(f"{text!r} is none of {', '.join(self.allowed)}{near}")
         return text
 
-    return parse
+
+def one_of(*allowed: str) -> OneOf:
+    return OneOf(allowed)
 
 
 def yes_or_no(text: str) -> bool:
@@ -318,9 +329,11 @@ def add_flags(
                 help=each.metadata["help"],
             )  # fmt: skip
         else:
-            parser.add_argument(
+            action = parser.add_argument(
                 flag, metavar=_metavar(each), default=argparse.SUPPRESS, help=_help(each)
             )
+            if isinstance(each.metadata["parse"], OneOf):
+                complete_with(action, partial(list, each.metadata["parse"].allowed))
 
 
 def read_settings(
@@ -348,6 +361,11 @@ def cache_folder(named: str) -> Path:
     """`named`, or edgeserve's own where the user's caches are."""
     caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(named or f"{caches}/edgeserve").expanduser()
+
+
+def completes_a_line() -> bool:
+    """Whether a shell asks what could come next on the line that is being typed."""
+    return "_ARGCOMPLETE" in os.environ
 
 
 def environment_with(changes: Mapping[str, str]) -> dict[str, str]:
@@ -430,8 +448,7 @@ def _read_file(path: Path | None, section: str, settings: type) -> Mapping[str, 
 def _refuse_unknown(where: str, found: Mapping[str, Any], known: list[str]) -> None:
     for key in found:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
+            hint = suggestion(key, known) or f"; known are {', '.join(known)}"
             raise BadSettings(f"{where}: unknown key {key!r}{hint}")
 
 

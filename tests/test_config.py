@@ -279,7 +279,9 @@ def test_an_origin_is_what_a_browser_names() -> None:
 def test_a_collector_is_named_by_its_url() -> None:
     assert http_url("http://collector:4318/") == "http://collector:4318"
     assert http_url("https://a.example/otlp") == "https://a.example/otlp"
-    for text in ("collector:4318", "grpc://collector:4317", "http://", "http://a b"):
+    assert http_url("127.0.0.1:8000") == "http://127.0.0.1:8000", "what an address stands in"
+    assert http_url("box:8000/") == "http://box:8000"
+    for text in ("", "grpc://collector:4317", "http://", "http://a b"):
         with pytest.raises(ValueError, match="is not a URL such as"):
             http_url(text)
 

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import httpx
 import psutil
 
-from edgeserve.errors import EdgeserveError
+from edgeserve.clock import MonotonicClock
+from edgeserve.config import GatewaySettings, WorkerSettings
+from edgeserve.errors import BadSettings
 from edgeserve.hugging_face.find import find_model
-from edgeserve.launch.processes import Child, start_child
+from edgeserve.launch.answer import first_answer, show_answer
+from edgeserve.launch.check import check_device, check_fit, check_port, has_nvidia_driver
+from edgeserve.launch.processes import GRACE_S, Child, start_child, stop_all
 
 START_TIMEOUT_S = 120.0
 LOAD_TIMEOUT_S = 3600.0
-ANSWER_TIMEOUT_S = 300.0
 WATCH_PERIOD_S = 0.1
-DRAIN_TIMEOUT_S = "8"  # less than a child has to stop in
-NVIDIA_DRIVER = Path("/dev/nvidiactl")
+DRAIN_TIMEOUT_S = "2.5"  # who ends a cluster on one machine waits in front of it
 MEMORY_SHARE = 0.7  # of what is free now, for all workers together
 
 
@@ -33,6 +31,11 @@ class UpOptions:
     port: int
     prompt: str
     """Asked once when the cluster is up; empty asks nothing."""
+    as_json: bool
+    """Print nothing but the answer, as a document."""
+    as_worker: WorkerSettings
+    as_gateway: GatewaySettings
+    """What the processes will find among flags, variables and in edgeserve.toml."""
     worker_flags: Mapping[str, str]
     """Settings of `edgeserve worker` that are passed on, by flag name without dashes."""
     gateway_flags: Mapping[str, str]
@@ -42,28 +45,53 @@ def run_up(options: UpOptions) -> int:
     """Serves until SIGINT or SIGTERM, or until a process of it ends. Returns the exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    find_model(options.model)  # what is wrong with its name is said before anything starts
-    children: list[Child] = []
+    workers: list[Child] = []
+    gateway: Child | None = None
     try:
-        url = _start(options, children)
-        if options.prompt:
-            sys.stdout.write(first_answer(url, options.prompt))
-        sys.stdout.write(f"serving at {url}; Ctrl-C ends it\n")
-        sys.stdout.flush()
-        return _watch(children)
+        _check(options)
+        workers += (_start_worker(i, options) for i in range(options.workers))
+        gateway = _start_gateway(options, workers)
+        url = gateway.wait_until_announced(LOAD_TIMEOUT_S)
+        _show(url, options)
+        return _watch([*workers, gateway])
     except KeyboardInterrupt:
         return 0
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):  # once is enough: the end is under way
             signal.signal(number, signal.SIG_IGN)
-        for child in reversed(children):  # the gateway first: it drains while workers compute
-            child.stop()
+        if gateway is not None and gateway.has_announced:
+            gateway.stop(_drain_s(options) + GRACE_S)  # what it drains, the workers compute
+        stop_all([*workers, *([gateway] if gateway else [])], MonotonicClock())
 
 
-def _start(options: UpOptions, children: list[Child]) -> str:
-    children += (_start_worker(i, options) for i in range(options.workers))
-    addresses = [child.wait_until_announced(START_TIMEOUT_S) for child in children]
-    gateway = start_child(
+def _show(url: str, options: UpOptions) -> None:
+    if options.prompt:
+        key = next(iter(options.as_gateway.api_key), "")
+        show_answer(first_answer(url, options.prompt, key), options.as_json)
+    told = sys.stderr if options.as_json else sys.stdout
+    told.write(f"serving at {url}; Ctrl-C ends it\n")
+    told.flush()
+
+
+def _check(options: UpOptions) -> None:
+    """Whatever can be known to be wrong is said before anything starts."""
+    if options.as_json and not options.prompt:
+        raise BadSettings("--json prints the answer to --prompt: give both, or neither")
+    check_device(options.as_worker)
+    check_port(options.port)
+    source = find_model(options.model)
+    share = worker_share(options.workers, options.worker_flags)
+    memory_bytes = options.as_worker.memory or int(share.get("memory", 0)) or None
+    check_fit(source, options.as_gateway, options.workers, memory_bytes)
+
+
+def _drain_s(options: UpOptions) -> float:
+    return float(options.gateway_flags.get("drain_timeout", DRAIN_TIMEOUT_S))
+
+
+def _start_gateway(options: UpOptions, workers: Sequence[Child]) -> Child:
+    addresses = [worker.wait_until_announced(START_TIMEOUT_S) for worker in workers]
+    return start_child(
         "the gateway",
         ["gateway", "--workers", ",".join(addresses), "--model", options.model,
          "--listen", f"127.0.0.1:{options.port}",
@@ -71,8 +99,6 @@ def _start(options: UpOptions, children: list[Child]) -> str:
         "edgeserve gateway serving at",
         {},
     )  # fmt: skip
-    children.append(gateway)
-    return gateway.wait_until_announced(LOAD_TIMEOUT_S)
 
 
 def _start_worker(i: int, options: UpOptions) -> Child:
@@ -93,24 +119,9 @@ def worker_share(workers: int, flags: Mapping[str, str]) -> dict[str, str]:
     share: dict[str, str] = {}
     if "pace" in flags:
         return share
-    if flags.get("device", "auto") == "cpu" or not NVIDIA_DRIVER.exists():
+    if flags.get("device", "auto") == "cpu" or not has_nvidia_driver():
         share["memory"] = str(int(MEMORY_SHARE * psutil.virtual_memory().available / workers))
     return share
-
-
-def first_answer(url: str, prompt: str) -> str:
-    """One real request: text and receipt, for people."""
-    body = {"inputs": prompt, "parameters": {"max_new_tokens": 200, "details": True}}
-    response = httpx.post(f"{url}/generate", json=body, timeout=ANSWER_TIMEOUT_S)
-    answer: dict[str, Any] = response.json()
-    if response.status_code != httpx.codes.OK:
-        raise EdgeserveError(f"the first request failed: {answer.get('error', response.text)}")
-    timing = answer["timing"]
-    brief = {key: value for key, value in timing.items() if key != "per_token"}
-    labels = ["weights: random"] if answer.get("weights") == "random" else []
-    labels += [answer["simulation"]] if "simulation" in answer else []
-    label = f" ({', '.join(labels)})" if labels else ""
-    return f"\n{prompt}{answer['generated_text']}{label}\n\n{json.dumps(brief, indent=2)}\n\n"
 
 
 def _watch(children: Sequence[Child]) -> int:

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -98,6 +99,39 @@ def run_edgeserve(
         capture_output=True, text=True, timeout=timeout_s, check=False, cwd=cwd,
         stdin=subprocess.DEVNULL, env=environment_with({**ONE_THREAD, **(environment or {})}),
     )  # fmt: skip
+
+
+@contextmanager
+def running(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgeserve", *arguments],
+        stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL,
+        env=environment_with({**ONE_THREAD, "EDGESERVE_TOKEN": TOKEN}),
+    )  # fmt: skip
+    with process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def line_with(process: subprocess.Popen[str], words: str, within_s: float = 30.0) -> str:
+    """The next line of its standard output with these words."""
+    found: list[str] = []
+
+    def read() -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if words in line:
+                found.append(line)
+                return
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    reader.join(within_s)
+    assert found, f"no line with {words!r} within {within_s} s"
+    return found[0]
 
 
 def until(what: str, happens: Callable[[], bool], within_s: float) -> float:

@@ -6,10 +6,8 @@ import asyncio
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
@@ -17,17 +15,16 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import psutil
 import pytest
 
-from edgeserve.config import Address, environment_with
+from edgeserve.config import Address
 from edgeserve.families.spec import Dtype
 from edgeserve.wire.loop import run_on_loop
 from edgeserve.wire.messages import Description, LoadOrder, LoadProgress
 from edgeserve.wire.server import RunSession, WorkerServer
 from edgeserve.wire.supply import Manifest, SupplyPart, SupplyReply
 from tests.cluster.conftest import TinyModel
-from tests.cluster.processes import ONE_THREAD, TOKEN, joined, run_edgeserve, start_worker, until
+from tests.cluster.processes import TOKEN, joined, line_with, run_edgeserve, running, start_worker
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(90)]
 
@@ -62,7 +59,7 @@ def test_an_unknown_architecture_is_refused_by_name(model: Path) -> None:
     assert_says(gateway("--workers", NOBODY, "--model", str(model)), BAD_USAGE, "amba")
 
 
-def _truncate(model: Path) -> None:
+def truncate(model: Path) -> None:
     weights = model / "model.safetensors"
     os.truncate(weights, weights.stat().st_size - 1000)
 
@@ -84,7 +81,7 @@ def _lose_all(model: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (_truncate, ("model.safetensors", "1000 are missing")),
+        (truncate, ("model.safetensors", "1000 are missing")),
         (_corrupt, ("model.safetensors", "header")),
         (_lose_a_shard, ("model-00002-of-00002.safetensors",)),
         (_lose_all, ("no *.safetensors",)),
@@ -106,7 +103,7 @@ def test_damaged_weights_are_refused_and_said_to_be_whose(
 def test_a_worker_that_refused_a_model_takes_the_next_one(
     model: Path, talker: TinyModel, workers: tuple[Address, ...]
 ) -> None:
-    _truncate(model)
+    truncate(model)
     gateway("--workers", joined(workers), "--model", str(model))
     with running("gateway", "--workers", joined(workers), "--model", talker.folder,
                  "--listen", "127.0.0.1:0") as child:  # fmt: skip
@@ -263,70 +260,6 @@ def test_a_second_worker_on_a_port_is_refused(workers: tuple[Address, ...]) -> N
     assert_says(refused, BAD_USAGE, f"--listen {workers[0]}", "using it")
 
 
-# -- up
-
-
-def test_up_answers_a_prompt_serves_and_ends_with_all_its_children(talker: TinyModel) -> None:
-    with up("--model", talker.folder, "--prompt", "once upon a time") as child:
-        receipt = line_with(child, '"total_ms"', within_s=60)
-        assert receipt
-        assert "http://127.0.0.1:" in line_with(child, "serving at")
-        children = children_of(child)
-        assert len(children) == 4
-        child.send_signal(signal.SIGINT)
-        assert child.wait(30) == 0
-        until("all children have ended", lambda: not any(map(_lives, children)), within_s=1)
-
-
-def test_up_that_is_killed_leaves_no_child_behind(talker: TinyModel) -> None:
-    with up("--model", talker.folder) as child:
-        line_with(child, "serving at", within_s=60)
-        children = children_of(child)
-        assert len(children) == 4
-        child.kill()
-        until("all children have ended", lambda: not any(map(_lives, children)), within_s=15)
-
-
-def test_up_that_is_interrupted_while_it_starts_waits_for_nothing(talker: TinyModel) -> None:
-    """Held up by a gateway that is frozen before it can serve, as by one that loads for minutes."""
-    with up("--model", talker.folder) as child:
-        until("the gateway is started", lambda: len(_gateways(child)) == 1, within_s=30)
-        children = children_of(child)
-        (gateway,) = _gateways(child)
-        gateway.suspend()
-        child.send_signal(signal.SIGINT)
-        time.sleep(1)  # the gateway's thaw must find it gone on
-        gateway.resume()
-        assert child.wait(30) == 0
-        assert child.stdout is not None
-        assert "serving at" not in child.stdout.read()
-        until("all children have ended", lambda: not any(map(_lives, children)), within_s=1)
-
-
-def test_up_ends_when_a_child_of_it_does(talker: TinyModel) -> None:
-    with up("--model", talker.folder) as child:
-        line_with(child, "serving at", within_s=60)
-        children = children_of(child)
-        next(each for each in children if "worker" in each.cmdline()).kill()
-        assert child.wait(30) == COULD_NOT
-        until("all children have ended", lambda: not any(map(_lives, children)), within_s=1)
-
-
-def test_up_with_a_gateway_that_cannot_start_ends_with_its_exit_code(model: Path) -> None:
-    _truncate(model)
-    refused = run_edgeserve("up", "--model", str(model), "--port", "0", "--device", "cpu",
-                            timeout_s=60)  # fmt: skip
-    assert refused.returncode == BAD_USAGE
-    assert "1000 are missing" in refused.stderr
-    assert "Traceback" not in refused.stderr
-
-
-def test_up_with_an_unknown_model_says_so_before_anything_starts() -> None:
-    refused = run_edgeserve("up", "--model", "lama-2-13b", "--port", "0")
-    assert_says(refused, BAD_USAGE, "did you mean llama-2-13b")
-    assert "worker" not in refused.stderr
-
-
 # -- how
 
 
@@ -348,59 +281,6 @@ def assert_says(ended: subprocess.CompletedProcess[str], exit_code: int, *words:
     assert "Traceback" not in ended.stderr
     assert ended.stderr.splitlines()[-1] == lines[0], "nothing after it"
     assert ended.returncode == exit_code
-
-
-@contextmanager
-def running(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "edgeserve", *arguments],
-        stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL,
-        env=environment_with({**ONE_THREAD, "EDGESERVE_TOKEN": TOKEN}),
-    )  # fmt: skip
-    with process:
-        try:
-            yield process
-        finally:
-            process.terminate()
-            process.wait(20)
-
-
-@contextmanager
-def up(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    flags = ("--port", "0", "--device", "cpu", "--dtype", "fp32")
-    with running("up", *arguments, *flags) as process:
-        yield process
-
-
-def line_with(process: subprocess.Popen[str], words: str, within_s: float = 30.0) -> str:
-    """The next line of its standard output with these words."""
-    found: list[str] = []
-
-    def read() -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if words in line:
-                found.append(line)
-                return
-
-    reader = threading.Thread(target=read, daemon=True)
-    reader.start()
-    reader.join(within_s)
-    assert found, f"no line with {words!r} within {within_s} s"
-    return found[0]
-
-
-def children_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    return psutil.Process(process.pid).children(recursive=True)
-
-
-def _gateways(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """A child that has only been forked still has its parent's command line."""
-    return [each for each in children_of(process) if "gateway" in each.cmdline()]
-
-
-def _lives(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 class _FakeHandler:

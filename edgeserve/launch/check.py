@@ -1,0 +1,70 @@
+"""What is wrong with a cluster on this machine, as far as it can be known before any of it starts.
+
+Each process checks its own settings again; here they are checked once, and not by three workers.
+"""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+from edgeserve.config import GatewaySettings, WorkerSettings
+from edgeserve.errors import BadSettings
+from edgeserve.families.folder import ModelSource
+from edgeserve.families.spec import Dtype
+from edgeserve.plan.facts import WorkerFacts
+from edgeserve.plan.planner import default_pages_max, make_plan
+from edgeserve.plan.reserve import reserve_bytes
+
+NVIDIA_DRIVER = Path("/dev/nvidiactl")
+UNKNOWN_BYTES = 2**62
+"""Of a card's memory: its own worker asks it."""
+
+
+def has_nvidia_driver() -> bool:
+    return NVIDIA_DRIVER.exists()
+
+
+def check_device(settings: WorkerSettings) -> None:
+    """Raises BadSettings if there is no such device."""
+    if settings.device == "cuda" and not settings.pace and not has_nvidia_driver():
+        raise BadSettings(
+            f"--device cuda: this machine has no NVIDIA driver ({NVIDIA_DRIVER} is missing); "
+            "install it, or say --device cpu"
+        )
+
+
+def check_port(port: int) -> None:
+    """Raises BadSettings if another program has it. Port 0 is a free one."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+            listener.listen(1)
+        except OSError as error:
+            raise BadSettings(
+                f"--port {port}: it cannot be had ({error.strerror}); is another gateway using it? "
+                "Take another one, or 0 for one that is free"
+            ) from None
+
+
+def check_fit(
+    source: ModelSource, settings: GatewaySettings, workers: int, memory_bytes: int | None
+) -> None:
+    """Raises BadRequest or DoesNotFit, as the gateway's planner would. `memory_bytes` is each
+    worker's; None is not known here.
+
+    A dtype that is not decided yet is taken for the smallest that may be chosen.
+    """
+    known = memory_bytes is not None
+    facts = [
+        WorkerFacts(
+            name=f"worker {i}",
+            memory_bytes=memory_bytes if memory_bytes is not None else UNKNOWN_BYTES,
+            reserve_bytes=reserve_bytes("cpu") if known else 0,
+        )
+        for i in range(workers)
+    ]
+    dtype = Dtype.BF16 if settings.dtype == "auto" else Dtype(settings.dtype)
+    pages_max = default_pages_max(source.spec, settings.max_running)
+    make_plan(source.spec, dtype, facts, pages_max=pages_max, layers=settings.layers)
