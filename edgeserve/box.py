@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from edgeserve.allowance import PROC, MemoryRoom, memory_limits
 from edgeserve.errors import EdgeserveError
 
 NONE = "none"
@@ -22,7 +23,6 @@ NONE = "none"
 NVIDIA_SMI_S = 5.0
 """It takes 2 s where it has to wake the driver first, and for ever on a card that fell off its bus.
 """
-MEMINFO = Path("/proc/meminfo")
 MIB = 2**20
 
 
@@ -40,7 +40,7 @@ class Box:
     disk_free_bytes: int
     """Where the model's folder lies."""
     memory_limit_bytes: int = 0
-    """Of the container or session that this runs in; 0 if there is none."""
+    """The tightest that holds for this process, as its container's; 0 if the machine ends first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +57,13 @@ def look_at_box(folder: Path, gpu: Gpu | None) -> Box:
 
     Raises EdgeserveError on a machine that is no Linux.
     """
+    room = memory_room()
     return Box(
         python_version=platform.python_version(),
         torch_version=_version_of("torch"),
         driver_version=gpu.driver_version if gpu else NONE,
-        memory_free_bytes=memory_free_bytes(MEMINFO),
+        memory_free_bytes=room.free_bytes,
+        memory_limit_bytes=room.tightest.limit_bytes if room.tightest else 0,
         disk_free_bytes=_disk_free_bytes(folder),
     )
 
@@ -91,8 +93,19 @@ def parse_gpu(csv: str) -> Gpu | None:
     return Gpu(name=name, driver_version=driver_version, memory_free_bytes=int(free_mib) * MIB)
 
 
+def memory_room(proc: Path = PROC) -> MemoryRoom:
+    """What this process could still have.
+
+    Raises EdgeserveError on a machine that is no Linux.
+    """
+    machine_bytes = memory_free_bytes(proc / "meminfo")
+    return MemoryRoom(machine_bytes=machine_bytes, limits=memory_limits(proc))
+
+
 def memory_free_bytes(meminfo: Path) -> int:
-    """What programs could still have without swapping, by the kernel's own estimate."""
+    """What all programs together could still have without swapping, by the kernel's own
+    estimate.
+    """
     try:
         found = re.search(r"^MemAvailable: +(\d+) kB$", meminfo.read_text(), re.MULTILINE)
     except OSError:

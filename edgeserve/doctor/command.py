@@ -6,13 +6,13 @@ The table goes to stdout or, with --json, to stderr, and stdout holds one line w
 from __future__ import annotations
 
 import json
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
+from edgeserve.allowance import cores
 from edgeserve.box import first_gpu, look_at_box
 from edgeserve.clock import MonotonicClock
 from edgeserve.config import GatewaySettings, WorkerSettings, cache_folder
@@ -64,7 +64,7 @@ def _look_here(options: DoctorOptions, folder: Path) -> Here:
     return Here(
         box=look_at_box(folder, gpu),
         gpu=gpu,
-        cores=os.cpu_count() or 1,
+        cores=cores(),
         as_gateway=options.as_gateway,
         as_worker=options.as_worker,
     )

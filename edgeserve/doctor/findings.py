@@ -21,6 +21,7 @@ from edgeserve.box import NONE
 from edgeserve.doctor.examined import Answered, Examined, Here, Silent
 from edgeserve.doctor.link import PROMPT_BYTES, PROMPT_TOKENS, Link
 from edgeserve.errors import EdgeserveError, Unauthorized
+from edgeserve.plan.amount import amount
 from edgeserve.plan.facts import Plan
 
 HOP_S_MAX = 5e-3
@@ -55,6 +56,7 @@ def _here(here: Here) -> Iterator[Finding]:
     else:
         yield from _exposed_worker(here)
         yield from _device(here)
+        yield from _memory(here)
 
 
 def _exposed_gateway(here: Here) -> Iterator[Finding]:
@@ -91,6 +93,14 @@ def _device(here: Here) -> Iterator[Finding]:
         yield _fault(
             "a worker here is told to take a GPU, and nvidia-smi shows none; install NVIDIA's "
             "driver, or say --device cpu"
+        )
+
+
+def _memory(here: Here) -> Iterator[Finding]:
+    if here.box.memory_limit_bytes and not here.uses_gpu:
+        yield _note(
+            f"a process here may have {amount(here.box.memory_limit_bytes)} of memory, by the "
+            "limit of its container or session; the machine has more"
         )
 
 

@@ -62,6 +62,10 @@ def _megabytes_per_s(value: float) -> str:
     return f"{value / 1e6:.0f} MB/s"
 
 
+def _limit(value: int) -> str:
+    return amount(value) if value else "none"
+
+
 TITLES: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "box": ("", str),
     "edgeserve": ("edgeserve", str),
@@ -73,6 +77,7 @@ TITLES: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "device_name": ("", str),
     "memory_bytes": ("memory for a worker", amount),
     "memory_free_bytes": ("memory free", amount),
+    "memory_limit_bytes": ("memory limit", _limit),
     "disk_free_bytes": ("disk free", amount),
     "round_trip_ms": ("10 KB there and back", _milliseconds),
     "idle_round_trip_ms": ("after 0.25 s of silence", _milliseconds),
@@ -122,6 +127,7 @@ def _of_box(box: Box) -> Facts:
         "torch": box.torch_version,
         "driver": box.driver_version,
         "memory_free_bytes": box.memory_free_bytes,
+        "memory_limit_bytes": box.memory_limit_bytes,
         "disk_free_bytes": box.disk_free_bytes,
     }
 

@@ -7,14 +7,16 @@ ends, the pipe closes and the child drains and stops.
 from __future__ import annotations
 
 import queue
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from edgeserve.box import MIB, memory_room
 from edgeserve.clock import Clock
-from edgeserve.config import environment_with
+from edgeserve.config import environment_with, number_bytes
 from edgeserve.errors import EdgeserveError
 
 STOP_TIMEOUT_S = 15.0
@@ -44,7 +46,7 @@ class Child:
         if address is None:
             code = self.process.wait()
             error = EdgeserveError(
-                f"{self.name} ended at start with exit code {code}; what it said is above"
+                f"{self.name} {self.how_it_ended()} at its start; what it said is above"
             )
             error.exit_code = code if code > 0 else 3
             raise error
@@ -57,6 +59,22 @@ class Child:
             return self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             return None
+
+    def how_it_ended(self) -> str:
+        """Of one that has, with what a kill that nobody here asked for most likely means."""
+        code = self.process.wait()
+        if code >= 0:
+            return f"ended with exit code {code}"
+        how = f"was ended by {signal.Signals(-code).name}"
+        is_kill = code == -signal.SIGKILL
+        return f"{how}, most likely out of memory ({self._memory()})" if is_kill else how
+
+    def _memory(self) -> str:
+        """What it was to have, and what there is."""
+        given, room = _option(self.process.args, "--memory"), memory_room()
+        planned = f"it was to take {number_bytes(given) / MIB:,.0f} MiB; " if given else ""
+        now = f"{room.free_bytes / MIB:,.0f} MiB are free now"
+        return f"{planned}{now}" + (f"; {room.tightest}" if room.tightest else "")
 
     def close_input(self) -> None:
         """Asks it to end: it drains, and stops."""
@@ -71,6 +89,15 @@ class Child:
             self.process.kill()
             code = self.process.wait()
         return code
+
+
+def told_of_the_killed(children: Sequence[Child], error: EdgeserveError) -> list[str]:
+    """How those ended that a signal ended and the error does not name: the cause of it, perhaps."""
+    return [
+        f"{each.name} {each.how_it_ended()}"
+        for each in children
+        if (each.process.poll() or 0) < 0 and each.name not in str(error)
+    ]
 
 
 def start_child(
@@ -112,3 +139,9 @@ def _read(child: Child) -> None:
             else:
                 sys.stderr.write(line)
     child._address.put(None)
+
+
+def _option(arguments: object, name: str) -> str:
+    """Its value; empty if it is not among them."""
+    told = list(arguments) if isinstance(arguments, list | tuple) else []
+    return str(told[told.index(name) + 1]) if name in told else ""

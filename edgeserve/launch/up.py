@@ -7,15 +7,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import psutil
-
+from edgeserve.box import memory_room
 from edgeserve.clock import MonotonicClock
 from edgeserve.config import GatewaySettings, WorkerSettings
-from edgeserve.errors import BadSettings
+from edgeserve.errors import BadSettings, EdgeserveError
 from edgeserve.hugging_face.find import find_model
 from edgeserve.launch.answer import first_answer, show_answer
 from edgeserve.launch.check import check_device, check_fit, check_port, has_nvidia_driver
-from edgeserve.launch.processes import GRACE_S, Child, start_child, stop_all
+from edgeserve.launch.processes import GRACE_S, Child, start_child, stop_all, told_of_the_killed
 
 START_TIMEOUT_S = 120.0
 LOAD_TIMEOUT_S = 3600.0
@@ -56,6 +55,9 @@ def run_up(options: UpOptions) -> int:
         return _watch([*workers, gateway])
     except KeyboardInterrupt:
         return 0
+    except EdgeserveError as error:
+        sys.stderr.writelines(f"{each}\n" for each in told_of_the_killed(workers, error))
+        raise
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):  # once is enough: the end is under way
             signal.signal(number, signal.SIG_IGN)
@@ -112,15 +114,15 @@ def _start_worker(i: int, options: UpOptions) -> Child:
 
 
 def worker_share(workers: int, flags: Mapping[str, str]) -> dict[str, str]:
-    """Each worker's part of this machine's memory, unless `flags` say otherwise. A GPU's is asked
-    of the GPU, and a card's that is not here is not taken from this machine. All have all cores: a
-    frame is with one worker at a time, and the others sleep.
+    """Each worker's part of the memory that this process may have, unless `flags` say otherwise. A
+    GPU's is asked of the GPU, and a card's that is not here is taken from nobody. All have all
+    cores: a frame is with one worker at a time, and the others sleep.
     """
     share: dict[str, str] = {}
     if "pace" in flags:
         return share
     if flags.get("device", "auto") == "cpu" or not has_nvidia_driver():
-        share["memory"] = str(int(MEMORY_SHARE * psutil.virtual_memory().available / workers))
+        share["memory"] = str(int(MEMORY_SHARE * memory_room().free_for_each(workers)))
     return share
 
 
@@ -130,7 +132,7 @@ def _watch(children: Sequence[Child]) -> int:
         for child in children:
             code = child.ended_within(WATCH_PERIOD_S)
             if code is not None:
-                sys.stderr.write(f"{child.name} ended with exit code {code}; stopping the others\n")
+                sys.stderr.write(f"{child.name} {child.how_it_ended()}; stopping the others\n")
                 return code if code > 0 else 3
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
-import psutil
 import torch
 
+from edgeserve.allowance import MemoryRoom, cores
+from edgeserve.box import memory_room
 from edgeserve.clock import Clock
 from edgeserve.config import WorkerSettings
 from edgeserve.errors import BadSettings
 from edgeserve.families.spec import Dtype
 from edgeserve.plan.reserve import CPU_MEMORY_SHARE, CUDA_CONTEXT_BYTES, reserve_bytes
 from edgeserve.worker.cards import Card, card_named
+
+log = logging.getLogger(__name__)
 
 COPY_BYTES = 256 * 2**20  # far above any cache, and a few milliseconds on a card
 BF16_CAPABILITY = (8, 0)  # the first CUDA capability that multiplies bf16
@@ -48,7 +52,7 @@ class Device:
         """Now, whoever has the rest."""
         if self.torch_device.type == "cuda":
             return torch.cuda.mem_get_info(self.torch_device)[0]
-        return psutil.virtual_memory().available
+        return memory_room().free_bytes
 
 
 def open_device(settings: WorkerSettings, clock: Clock) -> Device:
@@ -63,16 +67,31 @@ def open_device(settings: WorkerSettings, clock: Clock) -> Device:
         )
     if settings.device != "cpu" and torch.cuda.is_available():
         return _cuda(settings, clock)
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    torch.set_num_threads(settings.threads or min(torch.get_num_threads(), cores()))
     return Device(
         torch_device=torch.device("cpu"),
-        name=f"{psutil.cpu_count()} cores",
-        memory_bytes=settings.memory or int(CPU_MEMORY_SHARE * psutil.virtual_memory().available),
+        name=f"{cores()} cores",
+        memory_bytes=cpu_memory_bytes(settings.memory, memory_room()),
         reserve_bytes=reserve_bytes("cpu"),
         memory_bytes_per_s=0.0,
         dtypes=(*_cpu_dtypes(), *QUANTISED),
     )
+
+
+def cpu_memory_bytes(asked: int, room: MemoryRoom) -> int:
+    """What was asked for, if a limit that holds for this process leaves as much; 0 asks for a share
+    of what is free.
+    """
+    limit = room.tightest
+    if not asked:
+        return int(CPU_MEMORY_SHARE * room.free_bytes)
+    if limit is None or asked <= limit.free_bytes:
+        return asked
+    log.warning(
+        "--memory asks for %.1f GB, and %.1f GB is all that this process can have (%s); it takes "
+        "these", asked / 1e9, limit.free_bytes / 1e9, limit,
+    )  # fmt: skip
+    return limit.free_bytes
 
 
 def _cuda(settings: WorkerSettings, clock: Clock) -> Device:

@@ -57,6 +57,13 @@ def test_two_addresses_of_one_worker_are_a_fault_that_names_both() -> None:
     assert faults(examined(answered(0, identity=""), answered(1, identity=""))) == []
 
 
+def test_a_limit_of_the_workers_container_is_noted() -> None:
+    limited = replace(BOX, memory_limit_bytes=3 * GB // 2)
+    (note,) = notes(examined(here=workers_box(box=limited)))
+    assert "may have 1.5 GB of memory" in note
+    assert notes(examined(here=workers_box(box=limited, gpu=GPU))) == [], "a GPU has its own"
+
+
 def test_faults_come_before_notes() -> None:
     slow = replace(LINK, idle_round_trip_s=1.0)
     kinds = [each.is_fault for each in judge(examined(answered(0, slow), answered(1)))]

@@ -46,7 +46,8 @@ def test_a_workers_facts_are_its_own() -> None:
     assert well == {
         "box": WORKERS[0], "edgeserve": __version__, "protocol": PROTOCOL, "python": "3.12.7",
         "torch": "2.13.0", "driver": "550.54.14", "device": "cuda", "device_name": "RTX 3060",
-        "memory_bytes": 11 * GB, "memory_free_bytes": 10 * GB, "disk_free_bytes": 200 * GB,
+        "memory_bytes": 11 * GB, "memory_free_bytes": 10 * GB, "memory_limit_bytes": 0,
+        "disk_free_bytes": 200 * GB,
         "round_trip_ms": 0.4, "idle_round_trip_ms": 1.2, "bytes_per_s": 110_000_000,
     }  # fmt: skip
 
