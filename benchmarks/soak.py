@@ -195,7 +195,7 @@ async def _lags(http: httpx.AsyncClient) -> dict[float, float]:
         float(sample.labels["le"]): sample.value
         for family in families
         for sample in family.samples
-        if sample.name == "edgeserve:event_loop_lag_seconds_bucket"
+        if sample.name == "edgeserve_event_loop_lag_seconds_bucket"
     }
 
 

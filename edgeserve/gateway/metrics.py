@@ -1,8 +1,9 @@
 """GET /metrics: what the pipeline has seen, in Prometheus' words.
 
 Nothing is counted here. The pipeline's observer has the figures; they are put into vLLM's names
-(under `edgeserve:`, so that boards and routers made for it need a prefix changed and no more) when
-somebody asks. docs/metrics.md lists them, and a test compares.
+when somebody asks, under `edgeserve_` where vLLM has `vllm:`: a colon is for what a server of
+Prometheus records by itself, and its `promtool` complains of it anywhere else. docs/metrics.md
+lists them, and a test compares.
 
 Refuses to know of single requests: no label holds anything that a client sent.
 """
@@ -31,7 +32,7 @@ from edgeserve.timing.histogram import Histogram
 from edgeserve.timing.observer import RequestRecord, StageRecord
 from edgeserve.timing.straggler import Straggling
 
-PREFIX = "edgeserve:"
+PREFIX = "edgeserve_"
 STAGE_LABELS = ("stage", "worker")
 
 
@@ -49,7 +50,7 @@ def metrics_routes(parts: GatewayParts) -> APIRouter:
             *pipeline_metrics(parts.engine.status(), seen),
             *tenant_metrics(parts.keys),
         )
-        # Whatever else is preferred: the library's newer formats make underscores of vLLM's colon.
+        # Whatever else is preferred: every server of Prometheus and every router reads this format.
         text = generate_latest(_Collected(families))
         return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 

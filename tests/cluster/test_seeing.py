@@ -35,15 +35,15 @@ def test_what_was_generated_is_seen_at_every_stage(
     by_stage = {
         each.labels["worker"]: each.value
         for each in samples
-        if each.name == "edgeserve:stage_compute_seconds_sum"
+        if each.name == "edgeserve_stage_compute_seconds_sum"
     }
     assert list(by_stage) == [str(each) for each in workers]
     booked_s = [each["compute_ms"] / 1e3 for each in receipt["stages"]]
     assert list(by_stage.values()) == pytest.approx(booked_s, rel=0.01)
     #      one request: what the metrics have of it is what its receipt says
     values = {each.name: each.value for each in samples if not each.labels}
-    assert values["edgeserve:generation_tokens_total"] == TOKENS
-    assert values["edgeserve:pipeline_ready"] == 1
+    assert values["edgeserve_generation_tokens_total"] == TOKENS
+    assert values["edgeserve_pipeline_ready"] == 1
 
     check_trace(trace, rows=4)
     drawn_ms = [sum(e["dur"] for e in trace if e["tid"] == row and "dur" in e) for row in (1, 2, 3)]

@@ -197,6 +197,6 @@ async def test_metrics_tell_what_each_key_is_charged_with(
     for _ in range(2):
         await post(client, "/generate", ALICE)
     figures = (await client.get("/metrics", headers=BOB)).text.splitlines()
-    assert 'edgeserve:tenant_tokens_total{tenant="alice"} 10.0' in figures
-    assert 'edgeserve:tenant_refused_total{tenant="alice"} 1.0' in figures
-    assert 'edgeserve:tenant_num_sequences{tenant="bob"} 0.0' in figures
+    assert 'edgeserve_tenant_tokens_total{tenant="alice"} 10.0' in figures
+    assert 'edgeserve_tenant_refused_total{tenant="alice"} 1.0' in figures
+    assert 'edgeserve_tenant_num_sequences{tenant="bob"} 0.0' in figures

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -19,15 +23,15 @@ from edgeserve.gateway.metrics import (
     pipeline_metrics,
     tenant_metrics,
 )
+from edgeserve.gateway.parts import GatewayParts
 from edgeserve.pipeline.generation import Status
 from edgeserve.testing import FakeEngine
 from tests.gateway.conftest import key_ring
+from tests.gateway.promlint import complaints
 
 ROOT = Path(__file__).parents[2]
 SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum")}
-NO_BASE_UNIT = {"ms", "milliseconds", "microseconds", "minutes", "hours", "kb", "mb", "percent"}
-NOT_FOR_LABELS = {"le", "quantile", "job", "instance"}
-KINDS_IN_NAMES = {"counter", "gauge", "histogram", "summary"}
+PROMTOOL = shutil.which("promtool")
 
 Figures = dict[str, float]
 
@@ -86,20 +90,70 @@ async def test_names_are_the_same_whatever_format_is_preferred(
     assert answer.text == await scrape(client)
 
 
-async def test_names_and_units_are_as_promtool_wants_them(client: httpx.AsyncClient) -> None:
-    """But for the colon, by which vLLM's names are known."""
-    for family in text_string_to_metric_families(await scrape(client)):
-        name = family.name.removeprefix(PREFIX)
-        assert family.name.startswith(PREFIX)
-        assert re.fullmatch(r"[a-z][a-z0-9_]*", name)
-        words = set(name.split("_"))
-        assert not words & (NO_BASE_UNIT | KINDS_IN_NAMES), name
-        assert family.type != "histogram" or name.endswith("_seconds"), name
-        assert family.type == "counter" or not name.endswith("_total"), name
-        for sample in family.samples:
-            suffix = sample.name.removeprefix(family.name)
-            assert suffix in SUFFIXES[family.type], sample.name
-            assert not set(sample.labels) - {"le"} & NOT_FOR_LABELS
+async def test_names_labels_and_help_are_as_promtool_wants_them(
+    parts: GatewayParts, client_for: Callable[[GatewayParts], httpx.AsyncClient]
+) -> None:
+    text = await whole(parts, client_for)
+    assert complaints(text) == []
+    for family in text_string_to_metric_families(text):
+        assert re.fullmatch(rf"{PREFIX}[a-z][a-z0-9_]*", family.name)
+        assert family.type != "histogram" or family.name.endswith("_seconds")
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="there is no promtool (Debian's package prometheus)")
+async def test_promtool_itself_has_no_complaint(
+    parts: GatewayParts, client_for: Callable[[GatewayParts], httpx.AsyncClient]
+) -> None:
+    text = await whole(parts, client_for)
+    checked = promtool("metrics", given=text)
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+    bad = text.replace("edgeserve_frames_total", "edgeserve:frames_total")
+    assert "should not contain ':'" in promtool("metrics", given=bad).stderr
+    rules = promtool("rules", str(ROOT / "deploy" / "metrics" / "rules.yml"))
+    assert "SUCCESS: 3 rules found" in rules.stdout
+
+
+def promtool(what: str, *files: str, given: str = "") -> subprocess.CompletedProcess[str]:
+    assert PROMTOOL is not None
+    return subprocess.run(
+        [PROMTOOL, "check", what, *files], input=given, capture_output=True, text=True, check=False
+    )
+
+
+async def whole(
+    parts: GatewayParts, client_for: Callable[[GatewayParts], httpx.AsyncClient]
+) -> str:
+    """Everything there is, the figures of keys included, after an answer."""
+    client = client_for(replace(parts, keys=key_ring(parts.clock, {"me": "open"})))
+    client.headers["authorization"] = "Bearer open"
+    await generate(client, 5)
+    return await scrape(client)
+
+
+BAD_EXPOSITIONS = {
+    "a colon": "# HELP a:b_total x\n# TYPE a:b_total counter\na:b_total 1\n",
+    "help text": "# TYPE requests_total counter\nrequests_total 1\n",
+    "ends in _total": "# HELP ab x\n# TYPE ab counter\nab 1\n",
+    "only a counter": "# HELP a_total x\n# TYPE a_total gauge\na_total 1\n",
+    "gauge is a type": "# HELP a_gauge x\n# TYPE a_gauge gauge\na_gauge 1\n",
+    "microbytes is no": "# HELP a_microbytes x\n# TYPE a_microbytes gauge\na_microbytes 1\n",
+    "ms is no": "# HELP a_ms x\n# TYPE a_ms gauge\na_ms 1\n",
+    "with underscores": "# HELP requestTime x\n# TYPE requestTime gauge\nrequestTime 1\n",
+    "le is no label": '# HELP a x\n# TYPE a gauge\na{le="1"} 1\n',
+    "does not end in _sum": "# HELP a_sum x\n# TYPE a_sum gauge\na_sum 1\n",
+    "two of it": "# HELP a x\n# TYPE a gauge\na 1\n# HELP a x\n# TYPE a gauge\na 2\n",
+}
+
+
+@pytest.mark.parametrize(("words", "exposition"), BAD_EXPOSITIONS.items())
+def test_what_promtool_complains_of_is_found(words: str, exposition: str) -> None:
+    assert any(words in each for each in complaints(exposition)), complaints(exposition)
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="there is no promtool (Debian's package prometheus)")
+@pytest.mark.parametrize("exposition", BAD_EXPOSITIONS.values(), ids=BAD_EXPOSITIONS)
+def test_promtool_complains_of_the_same(exposition: str) -> None:
+    assert promtool("metrics", given=exposition).returncode != 0
 
 
 async def test_buckets_grow_up_to_the_count(client: httpx.AsyncClient) -> None:
