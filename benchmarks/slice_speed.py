@@ -30,6 +30,7 @@ from edgeserve.model.product import LeavePlain, Preparation
 from edgeserve.model.quantised import Quantise
 from edgeserve.model.slice import Slice
 from edgeserve.model.weights import Form, random_slice
+from edgeserve.worker.stage import TORCH_DTYPES
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def _preparation(dtype: Dtype) -> Preparation:
 
 def _slice(spec: ModelSpec, layers: int, prepare: Preparation, dtype: Dtype) -> Slice:
     stage = replace(cut((spec.layers,))[0], layers=cut((layers,))[0].layers, embedding=False)
-    form = Form(torch.float32 if dtype is Dtype.FP32 else torch.bfloat16, prepare=prepare)
+    form = Form(TORCH_DTYPES[dtype], prepare=prepare)
     start_s = time.perf_counter()
     made = random_slice(spec, stage, form, lambda _done, _total: None).slice
     print(f"loaded in {time.perf_counter() - start_s:.1f} s. {prepare.report()}")
@@ -107,7 +108,7 @@ def _row(load: Load, plain: Slice | None, prepared: Slice, dtype: Dtype) -> None
 
 def _step(slice_: Slice, load: Load, dtype: Dtype) -> Callable[[], None]:
     """One frame, batch included, as a worker runs it."""
-    torch_dtype = torch.float32 if dtype is Dtype.FP32 else torch.bfloat16
+    torch_dtype = TORCH_DTYPES[dtype]
     each = (load.context + load.tokens - 1) // PAGE_TOKENS + 1
     pages = KvPages(slice_.spec, len(slice_.layers), each * load.sequences, torch_dtype, "cpu")
     pages.keys_LPKH.normal_()

@@ -2,9 +2,10 @@
 
 Processors differ more than any rule knows: one with matrix instructions reads a plain row-by-row
 matrix as fast as memory allows for a single token, another needs twice the time of oneDNN's own
-layout. So the first product of each shape is tried in every layout, for 1, 8 and 64 tokens, and all
-products of that shape get the best. One layout serves all batch sizes, so no weight is held twice.
-Refuses to know spec and stage.
+layout, and a third has no instructions for bf16 at all. So the first product of each shape is tried
+in every layout, for 1, 8 and 64 tokens, and all products of that shape get the best. A layout that
+cannot be made here, or whose results are wrong, drops out. One layout serves all batch sizes, so no
+weight is held twice. Refuses to know spec and stage.
 
     T tokens, R rows and C columns of the matrix
 """
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgeserve.clock import Timekeeper
+from edgeserve.model.layouts import LAYOUTS
 from edgeserve.model.product import Kernel, MakeKernel, Product
 
 SMALL_BYTES = 4 * 2**20
@@ -35,18 +36,31 @@ TRIES = 2  # the faster counts: the first may have to warm up
 BUDGET_S = 6.0
 """After that the remaining shapes get what most others got. 5 shapes take a third of it on two
 quiet cores."""
-PACKED_FOR_TOKENS = 16
-"""oneDNN chooses its layout for a number of tokens. Packed for 1, 16 or 256, all batch sizes take
-the same time to within 10 %, but for the first use of 256."""
+CHECKED_ROWS = 256  # of each shape, evenly spread
+WRONG = {torch.float32: 1e-4, torch.bfloat16: 1e-2, torch.float16: 1e-2}
+"""Results that are off by such a share are wrong. Rounding them to bf16 makes 0.0017."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tried:
     """What a shape was given, and the milliseconds that decided."""
 
-    layout: str
+    layouts: tuple[str, ...]
+    """Those that work, the chosen one first and the others by their speed."""
     ms: dict[str, tuple[float, ...]]
     """Of each layout, for each of TRIED_TOKENS."""
+    dropped: dict[str, str]
+    """Why, of each layout that does not work."""
+
+    @property
+    def layout(self) -> str:
+        """The one that was chosen."""
+        return self.layouts[0] if self.layouts else "plain"
+
+    def __str__(self) -> str:
+        parts = [f"{name} {_figures(ms)}" for name, ms in self.ms.items()]
+        parts += [f"{name}: {why}" for name, why in self.dropped.items()]
+        return f"{self.layout} ({', '.join(parts)})"
 
 
 @dataclass(kw_only=True)
@@ -61,45 +75,51 @@ class FastestLayout:
     _spent_s: float = 0.0
 
     def __call__(self, _name: str, product: Product) -> None:
-        weight = product.weight
-        has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        if weight.nbytes >= self.small_bytes and has_onednn:
-            product.hand_over(self.layouts[self._layout_for(weight.data)])
+        if product.weight.nbytes < self.small_bytes:
+            return
+        for layout in self._layouts_for(product.weight.data):
+            try:
+                product.hand_over(self.layouts[layout])
+            except RuntimeError:  # this matrix is not for it, unlike the one that was tried
+                continue
+            return
 
     def report(self) -> str:
         """For the log: 'products: 2560x2048 packed (plain 0.59 0.64 1.10, ...)'."""
-        shapes = [
-            f"{'x'.join(map(str, shape))} {tried.layout} "
-            f"({', '.join(f'{name} {_figures(ms)}' for name, ms in tried.ms.items())})"
-            for shape, tried in self.tried.items()
-        ]
+        shapes = [f"{'x'.join(map(str, shape))} {tried}" for shape, tried in self.tried.items()]
         tokens = ", ".join(map(str, TRIED_TOKENS))
         found = "; ".join(shapes) or "all plain"
         return f"products, in ms of processor time for {tokens} tokens: {found}"
 
-    def _layout_for(self, weight_RC: Tensor) -> str:
+    def _layouts_for(self, weight_RC: Tensor) -> tuple[str, ...]:
         if weight_RC.shape in self.tried:
-            return self.tried[weight_RC.shape].layout
+            return self.tried[weight_RC.shape].layouts
         if self._spent_s > BUDGET_S:
-            return Counter(each.layout for each in self.tried.values()).most_common(1)[0][0]
+            return Counter(each.layouts for each in self.tried.values()).most_common(1)[0][0]
         start_s = self.clock.now_s()
         tried = self.tried[weight_RC.shape] = self._try(weight_RC)
         self._spent_s += self.clock.now_s() - start_s
-        return tried.layout
+        return tried.layouts
 
     def _try(self, weight_RC: Tensor) -> Tried:
-        copies = math.ceil(ROTATED_BYTES / weight_RC.nbytes)
+        ms, dropped = dict[str, tuple[float, ...]](), dict[str, str]()
         # One after the other, so that never more than one layout's copies are there.
-        ms = {name: self._time(make, weight_RC, copies) for name, make in self.layouts.items()}
-        mean_ms = {name: math.prod(each) ** (1 / len(each)) for name, each in ms.items()}
-        first, best = next(iter(ms)), min(ms, key=lambda name: mean_ms[name])
-        return Tried(layout=best if mean_ms[best] * WORTH < mean_ms[first] else first, ms=ms)
+        for name, make in self.layouts.items():
+            try:
+                ms[name] = self._time(make, weight_RC)
+            except RuntimeError as error:  # what PyTorch raises, whatever is missing
+                dropped[name] = str(error).partition("\n")[0]
+        return Tried(layouts=_ranked(ms), ms=ms, dropped=dropped)
 
-    def _time(self, make: MakeKernel, weight_RC: Tensor, copies: int) -> tuple[float, ...]:
+    def _time(self, make: MakeKernel, weight_RC: Tensor) -> tuple[float, ...]:
+        """Raises RuntimeError if the layout cannot be made, or its results are wrong."""
+        copies = math.ceil(ROTATED_BYTES / weight_RC.nbytes)
         kernels = [make(weight_RC.clone(), None) for _ in range(copies)]
+        generator = torch.Generator().manual_seed(0)
         found = []
         for tokens in TRIED_TOKENS:
-            x_TC = torch.ones(tokens, weight_RC.shape[1], dtype=weight_RC.dtype)
+            x_TC = torch.randn(tokens, weight_RC.shape[1], generator=generator).to(weight_RC)
+            check(kernels[0], weight_RC, x_TC)
             laps_s = [self._lap_s(kernels, x_TC) for _ in range(TRIES)]
             found.append(1e3 * min(laps_s) / copies)
         return tuple(found)
@@ -111,31 +131,25 @@ class FastestLayout:
         return self.clock.now_s() - start_s
 
 
-def plain(weight_RC: Tensor, bias_R: Tensor | None) -> Kernel:
-    return lambda x_TC: functional.linear(x_TC, weight_RC, bias_R)
+def check(kernel: Kernel, weight_RC: Tensor, x_TC: Tensor) -> None:
+    """Raises RuntimeError if what the kernel makes of x is not its product with the matrix."""
+    every = math.ceil(len(weight_RC) / CHECKED_ROWS)
+    exact_TR = functional.linear(x_TC.float(), weight_RC[::every].float())
+    error_TR = kernel(x_TC)[:, ::every].float() - exact_TR
+    share = float(error_TR.norm() / exact_TR.norm())
+    if not share <= WRONG[weight_RC.dtype]:
+        raise RuntimeError(f"{len(x_TC)} tokens give results that are off by {100 * share:.2g} %")
 
 
-def row_by_row(weight_RC: Tensor, bias_R: Tensor | None) -> Kernel:
-    """Plain, and for one token a dot product with each row."""
-
-    def multiply(x_TC: Tensor) -> Tensor:
-        if len(x_TC) != 1:
-            return functional.linear(x_TC, weight_RC, bias_R)
-        if bias_R is None:
-            return torch.mv(weight_RC, x_TC[0])[None]
-        return torch.addmv(bias_R, weight_RC, x_TC[0])[None]
-
-    return multiply
-
-
-def packed(weight_RC: Tensor, bias_R: Tensor | None) -> Kernel:
-    """In oneDNN's own blocks."""
-    blocks = torch.ops.mkldnn._reorder_linear_weight(weight_RC, PACKED_FOR_TOKENS)
-    multiply: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise.default
-    return lambda x_TC: multiply(x_TC, blocks, bias_R, "none", [], "")
-
-
-LAYOUTS: dict[str, MakeKernel] = {"packed": packed, "plain": plain, "row by row": row_by_row}
+def _ranked(ms: dict[str, tuple[float, ...]]) -> tuple[str, ...]:
+    """The best first: the first of all, unless another is worth it."""
+    mean_ms = {name: math.prod(each) ** (1 / len(each)) for name, each in ms.items()}
+    by_speed = sorted(ms, key=lambda name: mean_ms[name])
+    for first in list(ms)[:1]:
+        if mean_ms[by_speed[0]] * WORTH >= mean_ms[first]:
+            by_speed.remove(first)
+            by_speed.insert(0, first)
+    return tuple(by_speed)
 
 
 def _figures(ms: tuple[float, ...]) -> str:

@@ -12,8 +12,7 @@ and stage.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -22,11 +21,9 @@ from torch.nn import functional
 
 from edgeserve.errors import UnsupportedModel
 from edgeserve.families.spec import Dtype, group_of
+from edgeserve.model.int8 import blocks, int8, int8_way, int8_widened
 from edgeserve.model.product import Kernel, MakeKernel, Product
 
-BLOCK_NUMBERS = 4 * 2**20
-"""Numbers that are rounded at a time: in fp32 and as whole numbers they take 16 MiB each."""
-BLOCK_ROWS = 64  # what the CPU's int4 products hold side by side; blocks end between two of them
 SAMPLE_TOKENS = 8
 
 
@@ -35,7 +32,13 @@ class Quantise:
     """Prepares products one after the other, and notes how wrong the first of each shape is."""
 
     dtype: Dtype
+    make_int8: MakeKernel = int8
+    """On a CPU."""
     errors: dict[torch.Size, float] = field(default_factory=dict)
+    """As a share of the exact results, over all of them."""
+    largest: dict[torch.Size, float] = field(default_factory=dict)
+    """Of one result, in standard deviations of the exact ones."""
+    _int8_way: str = ""
 
     def __call__(self, name: str, product: Product) -> None:
         weight = product.weight
@@ -49,15 +52,22 @@ class Quantise:
         product.hand_over(make)
         error_TR = product(x_TC).float() - exact_TR
         self.errors[weight.shape] = float(error_TR.norm() / exact_TR.norm())
+        self.largest[weight.shape] = float(error_TR.abs().max() / exact_TR.std())
 
     def report(self) -> str:
+        """How far off the results are: overall, and the worst of all that were looked at."""
         mean = sum(self.errors.values()) / max(1, len(self.errors))
-        return f"{self.dtype}: products differ by {100 * mean:.1f} % from {self.dtype.activation}"
+        largest = max(self.largest.values(), default=0.0)
+        return (
+            f"{self.dtype}: products differ by {100 * mean:.1f} % from {self.dtype.activation}, "
+            f"one result by {largest:.2f} standard deviations at most{self._int8_way}"
+        )
 
     def _kernel_for(self, name: str, weight_RC: Tensor) -> MakeKernel:
         is_cpu = weight_RC.device.type == "cpu"
         if self.dtype is Dtype.INT8 or name == "head":
-            return int8 if is_cpu else int8_widened
+            self._int8_way = f"; int8 {int8_way().name}" if is_cpu else ""
+            return self.make_int8 if is_cpu else int8_widened
         if group_of(weight_RC.shape[1]) is None:
             raise UnsupportedModel(
                 f"int4 keeps a scale for each 128, 64 or 32 numbers of a row; the rows of {name} "
@@ -67,50 +77,11 @@ class Quantise:
         return int4 if is_cpu and len(weight_RC) % 16 == 0 else int4_widened
 
 
-def int8(weight_RC: Tensor, bias_R: Tensor | None) -> Kernel:
-    """Tokens and rows as whole numbers, on a CPU."""
-    whole_RC, scale_R = _round_rows(weight_RC)
-    with warnings.catch_warnings():
-        # PyTorch means to take such tensors away. The product that is to follow them needs a
-        # third more time for a single token (docs/LOG.md).
-        warnings.filterwarnings("ignore", message=r"torch\.quantize_per_tensor")
-        matrix = torch._make_per_channel_quantized_tensor(
-            whole_RC, scale_R.double(), torch.zeros(len(scale_R), dtype=torch.int64), 0
-        )
-    torch.backends.quantized.engine = "x86"
-    del whole_RC
-    held = torch.ops.quantized.linear_prepack(matrix, None)
-    multiply: Callable[..., Tensor]
-    multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
-    largest = _largest_whole()
-
-    def kernel(x_TC: Tensor) -> Tensor:
-        wide_TC = x_TC.float()
-        range_T1 = wide_TC.abs().amax(-1, keepdim=True).clamp_min_(1e-12)
-        # As numbers from -1 to 1 all tokens have the same scale, which is what the product takes.
-        out_TR: Tensor = multiply(wide_TC / range_T1, 1 / largest, largest + 1, held)
-        out_TR *= range_T1
-        return (out_TR if bias_R is None else out_TR.add_(bias_R)).to(x_TC.dtype)
-
-    return kernel
-
-
-def int8_widened(weight_RC: Tensor, bias_R: Tensor | None) -> Kernel:
-    """Rows as whole numbers that are widened for each product; on any device."""
-    whole_RC, scale_R = _round_rows(weight_RC)
-
-    def kernel(x_TC: Tensor) -> Tensor:
-        out_TR = functional.linear(x_TC, whole_RC.to(x_TC.dtype)).float() * scale_R
-        return (out_TR if bias_R is None else out_TR + bias_R).to(x_TC.dtype)
-
-    return kernel
-
-
 def int4(weight_RC: Tensor, bias_R: Tensor | None) -> Kernel:
     """On a CPU."""
     group = _group(weight_RC)
     parts, pairs = [], []
-    for rows_RC in _blocks(weight_RC):
+    for rows_RC in blocks(weight_RC):
         whole_RC, scale_RG, middle_RG = _round_groups(rows_RC, group)
         parts.append(torch.ops.aten._convert_weight_to_int4pack_for_cpu(whole_RC, 1))
         pairs.append(torch.stack((scale_RG, middle_RG), -1))
@@ -128,7 +99,7 @@ def int4(weight_RC: Tensor, bias_R: Tensor | None) -> Kernel:
 def int4_widened(weight_RC: Tensor, bias_R: Tensor | None) -> Kernel:
     """Two numbers in a byte, widened for each product; on any device."""
     group, shape = _group(weight_RC), weight_RC.shape
-    rounded = [_round_groups(rows_RC, group) for rows_RC in _blocks(weight_RC)]
+    rounded = [_round_groups(rows_RC, group) for rows_RC in blocks(weight_RC)]
     held = torch.cat([(w[:, 0::2] | w[:, 1::2] << 4).to(torch.uint8) for w, _, _ in rounded])
     scale_RG1 = torch.cat([scale for _, scale, _ in rounded])[..., None].to(weight_RC.dtype)
     middle_RG1 = torch.cat([middle for _, _, middle in rounded])[..., None].to(weight_RC.dtype)
@@ -140,18 +111,6 @@ def int4_widened(weight_RC: Tensor, bias_R: Tensor | None) -> Kernel:
         return functional.linear(x_TC, wide_RC.to(x_TC.dtype), bias_R)
 
     return kernel
-
-
-def _round_rows(weight_RC: Tensor) -> tuple[Tensor, Tensor]:
-    """Whole numbers from -127 to 127, and what one is worth in each row."""
-    scale_R = (weight_RC.abs().amax(1).float() / 127).clamp_min_(1e-12)
-    whole_RC = torch.empty_like(weight_RC, dtype=torch.int8)
-    start = 0
-    for rows_RC in _blocks(weight_RC):
-        some = slice(start, start + len(rows_RC))
-        whole_RC[some] = (rows_RC.float() / scale_R[some, None]).round_()
-        start = some.stop
-    return whole_RC, scale_R
 
 
 def _round_groups(rows_RC: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -166,22 +125,7 @@ def _round_groups(rows_RC: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
     return whole_RC, scale_RG, middle_RG
 
 
-def _blocks(weight_RC: Tensor) -> Iterator[Tensor]:
-    rows = max(1, BLOCK_NUMBERS // weight_RC.shape[1] // BLOCK_ROWS) * BLOCK_ROWS
-    yield from torch.split(weight_RC, rows)
-
-
 def _group(weight_RC: Tensor) -> int:
     group = group_of(weight_RC.shape[1])
     assert group is not None, "who chooses int4 has asked"
     return group
-
-
-def _largest_whole() -> int:
-    """What a token's largest number becomes.
-
-    Processors without VNNI add pairs of products in 16 bits, which 8-bit tokens overflow.
-    """
-    capability = torch.cpu.get_capabilities()
-    has_vnni = capability.get("avx512_vnni") or capability.get("avx_vnni")
-    return 127 if has_vnni else 63

@@ -119,25 +119,35 @@ def same_workers(members: Sequence[Member]) -> list[tuple[Member, Member]]:
 
 def choose_dtype(asked: str, source: ModelSource, members: Sequence[Member]) -> Dtype:
     """`asked` if every worker computes in it; for auto the checkpoint's, else fp32 for a model that
-    caches hold, else what all of them like best.
+    caches hold, else what all of them like best. What a worker names behind fp32 auto never takes.
     """
-    common = [
-        dtype
-        for dtype in members[0].description.dtypes
-        if all(dtype in member.description.dtypes for member in members)
-    ]
-    if asked == "auto":
-        stored = source.spec.checkpoint_dtype
-        is_small = source.spec.parameters * Dtype.FP32.size_bytes <= CACHED_BYTES
-        best = Dtype.FP32 if is_small and Dtype.FP32 in common else common[0]
-        return stored if stored in common else best
-    if Dtype(asked) not in common:
-        who = next(m for m in members if Dtype(asked) not in m.description.dtypes)
-        raise BadSettings(
-            f"--dtype {asked}: worker {who.name} ({who.description.device_name}) computes in "
-            f"{', '.join(who.description.dtypes)} only"
-        )
-    return Dtype(asked)
+    if asked != "auto":
+        return _asked_dtype(Dtype(asked), members)
+    common = _common(_until_fp32(member.description.dtypes) for member in members)
+    stored = source.spec.checkpoint_dtype
+    is_small = source.spec.parameters * Dtype.FP32.size_bytes <= CACHED_BYTES
+    best = Dtype.FP32 if is_small and Dtype.FP32 in common else common[0]
+    return stored if stored in common else best
+
+
+def _until_fp32(dtypes: Sequence[Dtype]) -> Sequence[Dtype]:
+    return dtypes[: dtypes.index(Dtype.FP32) + 1] if Dtype.FP32 in dtypes else dtypes
+
+
+def _common(each_dtypes: Iterable[Sequence[Dtype]]) -> list[Dtype]:
+    """In the order of the first."""
+    first, *others = each_dtypes
+    return [dtype for dtype in first if all(dtype in other for other in others)]
+
+
+def _asked_dtype(asked: Dtype, members: Sequence[Member]) -> Dtype:
+    for member in members:
+        if asked not in member.description.dtypes:
+            raise BadSettings(
+                f"--dtype {asked}: worker {member.name} ({member.description.device_name}) "
+                f"computes in {', '.join(member.description.dtypes)} only"
+            )
+    return asked
 
 
 def worker_facts(member: Member) -> WorkerFacts:

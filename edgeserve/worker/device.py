@@ -35,7 +35,7 @@ class Device:
     memory_bytes_per_s: float
     """Measured by copying; 0 on a CPU, whose bandwidth is shared with whatever else runs."""
     dtypes: tuple[Dtype, ...]
-    """The preferred first."""
+    """The preferred first; those behind fp32 have to be asked for."""
     card: Card | None = None
     """The one that it is paced like; None if it computes."""
 
@@ -144,9 +144,13 @@ def _copy_bytes_per_s(device: torch.device, clock: Clock) -> float:
     return 2 * COPY_BYTES / best_s
 
 
-def _cpu_dtypes() -> tuple[Dtype, Dtype]:
-    """Without its instructions bf16 products are emulated, many times slower than fp32."""
+def _cpu_dtypes() -> tuple[Dtype, ...]:
+    """bf16 comes first where there are instructions for it, and the libraries use them; elsewhere
+    weights of 16 bits are only held and read as such, and computed with in fp32.
+    """
     capability = torch.cpu.get_capabilities()
-    if any(capability.get(each) for each in ("avx512_bf16", "amx_bf16", "bf16")):
-        return Dtype.BF16, Dtype.FP32
-    return Dtype.FP32, Dtype.BF16
+    has_bf16 = any(capability.get(each) for each in ("avx512_bf16", "amx_bf16", "bf16"))
+    has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if has_bf16 and has_onednn and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return Dtype.BF16, Dtype.FP32, Dtype.FP16
+    return Dtype.FP32, Dtype.BF16, Dtype.FP16

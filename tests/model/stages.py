@@ -13,6 +13,7 @@ from torch import Tensor
 from edgeserve.families.spec import ModelSpec
 from edgeserve.families.stage import cut
 from edgeserve.model.batch import PackedBatch, PagedSegment
+from edgeserve.model.layouts import LAYOUTS
 from edgeserve.model.pages import KvPages
 from edgeserve.model.product import LeavePlain, MakeKernel, Preparation, Product
 from edgeserve.model.weights import Form, load_slice
@@ -51,6 +52,15 @@ class Forced:
 
     def report(self) -> str:
         return "forced"
+
+
+def can_be_made(layout: str, dtype: torch.dtype) -> bool:
+    """Whether this processor has the layout for weights of that dtype."""
+    try:
+        LAYOUTS[layout](torch.ones(64, 64, dtype=dtype), None)
+    except RuntimeError:
+        return False
+    return True
 
 
 class Stages:

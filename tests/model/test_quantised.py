@@ -12,8 +12,9 @@ from edgeserve.errors import UnsupportedModel
 from edgeserve.families.folder import open_model
 from edgeserve.families.spec import Dtype, ModelSpec
 from edgeserve.families.stage import cut
-from edgeserve.model.product import MakeKernel, Product
-from edgeserve.model.quantised import Quantise, int4, int4_widened, int8, int8_widened
+from edgeserve.model.int8 import INT8_WAYS, Int8Way, first_right, int8, int8_way, int8_widened
+from edgeserve.model.product import Kernel, MakeKernel, Product
+from edgeserve.model.quantised import Quantise, int4, int4_widened
 from edgeserve.model.weights import Form, load_slice
 from tests.model.stages import Fed, Stages
 from tests.model.tiny import save_tiny
@@ -108,8 +109,84 @@ def test_what_is_reported_is_the_error_that_was_made() -> None:
     percent = 100 * float((product(x).float() - exact).norm() / exact.norm())
     said = prepare.report()
     assert said.startswith("int8: products differ by ")
-    assert said.endswith(" % from bf16")
     assert float(said.split()[4]) == pytest.approx(percent, abs=0.3)
+    assert f" % from bf16, one result by 0.0{said.partition('by 0.0')[2][0]} standard " in said
+    assert said.endswith(f"; int8 {int8_way().name}")
+
+
+# -- processors that add pairs of products in 16 bits
+
+
+def saturating(largest: int, limit: int = 2**15 - 1) -> MakeKernel:
+    """int8 as a processor without VNNI multiplies: two products of whole numbers, the token's
+    counted from zero, are added in 16 bits, and stay at `limit`.
+    """
+
+    def make(weight: Tensor, _bias: Tensor | None) -> Kernel:
+        scale_R = weight.abs().amax(1).clamp_min(1e-12) / 127
+        whole_RC = (weight / scale_R[:, None]).round()
+
+        def multiply(x: Tensor) -> Tensor:
+            range_T1 = x.abs().amax(1, keepdim=True)
+            steps_TC = (x / range_T1 * largest).round() + largest + 1
+            products = steps_TC[:, None] * whole_RC
+            pairs = products[..., 0::2] + products[..., 1::2]
+            sums_TR: Tensor = pairs.clamp(-limit - 1, limit).sum(-1) - (largest + 1) * whole_RC.sum(
+                1
+            )
+            return sums_TR * scale_R * range_T1 / largest
+
+        return multiply
+
+    return make
+
+
+def no_such_product(_weight: Tensor, _bias: Tensor | None) -> Kernel:
+    raise RuntimeError("didn't find engine for operation quantized::linear_prepack")
+
+
+def way(name: str, make: MakeKernel) -> Int8Way:
+    return Int8Way(name=name, make=make)
+
+
+def test_a_way_that_overflows_is_found_out_and_passed_over() -> None:
+    ways = (
+        way("missing", no_such_product),
+        way("8 bits", saturating(127)),
+        way("8 bits, nearly right", saturating(66)),
+        way("7 bits", saturating(63)),
+        way("widened", int8_widened),
+    )
+    assert first_right(ways).name == "7 bits"
+    assert first_right((way("8 bits", saturating(127, limit=2**31)), *ways)).name == "8 bits"
+    assert first_right(ways[:3]).name == "8 bits, nearly right", "the last, if none is right"
+
+
+def test_every_way_that_this_processor_computes_rightly_is_as_exact() -> None:
+    torch.manual_seed(0)
+    ways = INT8_WAYS[INT8_WAYS.index(int8_way()) :]
+    assert len(ways) >= 2, "widening alone is no fast product"
+    for columns, mean, largest in ((64, 0.011, 0.07), (2048, 0.013, 0.07)):
+        weight, x = torch.randn(256, columns), torch.randn(16, columns)
+        exact = x @ weight.T
+        for each in ways:
+            off = each.make(weight.clone(), None)(x) - exact
+            assert off.norm() / exact.norm() < mean, each.name
+            assert off.abs().max() / exact.std() < largest, each.name
+
+
+def test_the_report_shows_a_product_that_overflows() -> None:
+    """Overall it is hardly worse; what tells it is the worst of the results."""
+    off = dict[str, float]()
+    for name, make in (("right", int8), ("wrong", saturating(127))):
+        prepare = Quantise(dtype=Dtype.INT8, make_int8=make)
+        product = Product(256, 64, bias=False, dtype=torch.bfloat16, device="cpu")
+        product.weight.normal_(generator=torch.Generator().manual_seed(3))
+        prepare("layers.0.qkv", product)
+        said = prepare.report()
+        off[name] = float(said.partition("one result by ")[2].split()[0])
+    assert off["right"] < 0.07
+    assert off["wrong"] > 0.3
 
 
 def test_one_product_at_a_time_is_there_in_full(tmp_path: Path) -> None:

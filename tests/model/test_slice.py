@@ -10,10 +10,10 @@ from torch import Tensor
 
 from edgeserve.families.stage import LayerRange, Stage, cut
 from edgeserve.model.batch import PackedBatch, PagedSegment
-from edgeserve.model.packed import LAYOUTS
+from edgeserve.model.layouts import LAYOUTS
 from edgeserve.model.pages import KvPages
 from edgeserve.model.slice import Slice
-from tests.model.stages import Fed, Forced, GetTiny, Stages, Tiny
+from tests.model.stages import Fed, Forced, GetTiny, Stages, Tiny, can_be_made
 from tests.model.tiny import FAMILIES, LAYERS, VOCAB
 
 TOKENS = 41
@@ -62,7 +62,7 @@ def test_chunks_give_the_logits_of_the_whole(
     assert_same(torch.cat(parts), expected(model, ids))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", sorted(set(LAYOUTS) - {"fp16 blocks"}))  # it would round fp32
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_layout_of_the_weights_gives_the_logits_of_transformers(
     tiny: GetTiny, family: str, layout: str
@@ -77,6 +77,8 @@ def test_every_layout_of_the_weights_gives_the_logits_of_transformers(
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_greedy_decoding_in_bf16_does_not_depend_on_the_layout(tiny: GetTiny, layout: str) -> None:
+    if not can_be_made(layout, torch.bfloat16):
+        pytest.skip(f"this processor has no {layout} weights in bf16")
     model, ids = tiny("qwen2"), ids_of(13)
     plain = Stages(model.folder, model.spec, (4,), torch.bfloat16)
     other = Stages(model.folder, model.spec, (4,), torch.bfloat16, Forced(LAYOUTS[layout]))

@@ -1,0 +1,171 @@
+"""Products of whole numbers, and which of them this processor computes rightly.
+
+A row of the matrix has a scale, and so have the numbers of each token, found as it comes. A
+processor with VNNI adds products of 8-bit numbers in 32 bits. Others first add pairs of them in 16
+bits, where the largest overflow: such a sum becomes 32,767, and nothing says so. So a product that
+would overflow is tried before the first matrix is rounded.
+
+    T tokens, R rows and C columns of the matrix
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from edgeserve.model.product import Kernel, MakeKernel
+
+BLOCK_NUMBERS = 4 * 2**20
+"""Numbers that are rounded at a time: in fp32 and as whole numbers they take 16 MiB each."""
+BLOCK_ROWS = 64  # what the CPU's int4 products hold side by side; blocks end between two of them
+LARGEST_8_BIT, LARGEST_7_BIT = 127, 63
+PROBE_TOKENS = (1, 8, 64)  # kernels may differ by the number
+PROBE_SIZE = 64
+PROBE_ERROR_MAX = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int8Way:
+    """A way to multiply whole numbers."""
+
+    name: str
+    make: MakeKernel
+
+
+def int8(weight_RC: Tensor, bias_R: Tensor | None) -> Kernel:
+    """On a CPU: tokens and rows as whole numbers, in the fastest way that is right here."""
+    return int8_way().make(weight_RC, bias_R)
+
+
+@functools.cache
+def int8_way() -> Int8Way:
+    """What this processor computes rightly, and fastest."""
+    return first_right(INT8_WAYS)
+
+
+def first_right(ways: Sequence[Int8Way]) -> Int8Way:
+    """The first whose results are right where they are the largest that can be, else the last.
+
+    Found out by multiplying, since no list of features says it: kernels are chosen by libraries,
+    which take no notice of some instructions and can be told not to use others.
+    """
+    return next((way for way in ways if is_right(way.make)), ways[-1])
+
+
+def is_right(make: MakeKernel) -> bool:
+    """Whether pairs of the largest products, which may be added in 16 bits, are added rightly."""
+    weight_RC = torch.ones(PROBE_SIZE, PROBE_SIZE)
+    weight_RC[1::2] = -1
+    try:
+        kernel = make(weight_RC.clone(), None)
+        return all(
+            _probe_error(kernel, weight_RC, tokens) < PROBE_ERROR_MAX for tokens in PROBE_TOKENS
+        )
+    except RuntimeError:  # PyTorch has no such product here
+        return False
+
+
+def _probe_error(kernel: Kernel, weight_RC: Tensor, tokens: int) -> float:
+    x_TC = torch.ones(tokens, PROBE_SIZE)
+    x_TC[1::2] = -1
+    exact_TR = x_TC @ weight_RC.T
+    return float((kernel(x_TC) - exact_TR).norm() / exact_TR.norm())
+
+
+def int8_one_pass(weight_RC: Tensor, bias_R: Tensor | None) -> Kernel:
+    """Tokens and rows as 8-bit numbers, on a CPU that adds their products in 32 bits (VNNI)."""
+    multiply = _whole_products(weight_RC, LARGEST_8_BIT)
+
+    def kernel(x_TC: Tensor) -> Tensor:
+        wide_TC, range_T1 = _ranged(x_TC)
+        out_TR = multiply(wide_TC).mul_(range_T1)
+        return (out_TR if bias_R is None else out_TR.add_(bias_R)).to(x_TC.dtype)
+
+    return kernel
+
+
+def int8_two_passes(weight_RC: Tensor, bias_R: Tensor | None) -> Kernel:
+    """Tokens as two 7-bit numbers each, on a CPU that adds pairs of products in 16 bits.
+
+    2 * 127 * 127 are less than 2^15. The two stand below each other, so the matrix is read once:
+    for few tokens the second costs nothing.
+    """
+    multiply = _whole_products(weight_RC, LARGEST_7_BIT)
+
+    def kernel(x_TC: Tensor) -> Tensor:
+        wide_TC, range_T1 = _ranged(x_TC)
+        coarse_TC = (wide_TC * LARGEST_7_BIT).round_().div_(LARGEST_7_BIT)
+        rest_TC = (wide_TC - coarse_TC).mul_(2 * LARGEST_7_BIT)  # from -1 to 1 again
+        coarse_TR, rest_TR = multiply(torch.cat((coarse_TC, rest_TC))).chunk(2)
+        out_TR = coarse_TR.add_(rest_TR, alpha=0.5 / LARGEST_7_BIT).mul_(range_T1)
+        return (out_TR if bias_R is None else out_TR.add_(bias_R)).to(x_TC.dtype)
+
+    return kernel
+
+
+def _ranged(x_TC: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers from -1 to 1, so that all tokens have the same scale, which is what the product
+    takes; and what 1 is worth in each.
+    """
+    wide_TC = x_TC.float()
+    range_T1 = wide_TC.abs().amax(-1, keepdim=True).clamp_min_(1e-12)
+    return wide_TC / range_T1, range_T1
+
+
+def _whole_products(weight_RC: Tensor, largest: int) -> Callable[[Tensor], Tensor]:
+    """Of numbers from -1 to 1, which become whole ones from -`largest` to `largest`."""
+    whole_RC, scale_R = _round_rows(weight_RC)
+    with warnings.catch_warnings():
+        # PyTorch means to take such tensors away. The product that is to follow them needs a
+        # third more time for a single token (docs/LOG.md).
+        warnings.filterwarnings("ignore", message=r"torch\.quantize_per_tensor")
+        matrix = torch._make_per_channel_quantized_tensor(
+            whole_RC, scale_R.double(), torch.zeros(len(scale_R), dtype=torch.int64), 0
+        )
+    torch.backends.quantized.engine = "x86"
+    del whole_RC
+    held = torch.ops.quantized.linear_prepack(matrix, None)
+    multiply: Callable[..., Tensor]
+    multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
+    return lambda x_TC: multiply(x_TC, 1 / largest, largest + 1, held)
+
+
+def int8_widened(weight_RC: Tensor, bias_R: Tensor | None) -> Kernel:
+    """Rows as whole numbers that are widened for each product; on any device."""
+    whole_RC, scale_R = _round_rows(weight_RC)
+
+    def kernel(x_TC: Tensor) -> Tensor:
+        out_TR = functional.linear(x_TC, whole_RC.to(x_TC.dtype)).float() * scale_R
+        return (out_TR if bias_R is None else out_TR + bias_R).to(x_TC.dtype)
+
+    return kernel
+
+
+def _round_rows(weight_RC: Tensor) -> tuple[Tensor, Tensor]:
+    """Whole numbers from -127 to 127, and what one is worth in each row."""
+    scale_R = (weight_RC.abs().amax(1).float() / 127).clamp_min_(1e-12)
+    whole_RC = torch.empty_like(weight_RC, dtype=torch.int8)
+    start = 0
+    for rows_RC in blocks(weight_RC):
+        some = slice(start, start + len(rows_RC))
+        whole_RC[some] = (rows_RC.float() / scale_R[some, None]).round_()
+        start = some.stop
+    return whole_RC, scale_R
+
+
+def blocks(weight_RC: Tensor) -> Iterator[Tensor]:
+    rows = max(1, BLOCK_NUMBERS // weight_RC.shape[1] // BLOCK_ROWS) * BLOCK_ROWS
+    yield from torch.split(weight_RC, rows)
+
+
+INT8_WAYS = (
+    Int8Way(name="in one pass", make=int8_one_pass),
+    Int8Way(name="in two passes of 7 bits, since one overflows here", make=int8_two_passes),
+    Int8Way(name="after widening, since this PyTorch has no faster way here", make=int8_widened),
+)
