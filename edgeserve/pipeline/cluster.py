@@ -21,6 +21,7 @@ from edgeserve.errors import BadSettings, DamagedWeights, StageUnavailable, Wire
 from edgeserve.families.folder import ModelSource
 from edgeserve.families.spec import Dtype
 from edgeserve.pipeline.supply import Delivery, Supplier
+from edgeserve.plan.amount import amount
 from edgeserve.plan.facts import Plan, WorkerFacts
 from edgeserve.plan.planner import default_pages_max, make_plan
 from edgeserve.wire import MESSAGE_BYTES_MAX, MIB
@@ -168,6 +169,30 @@ def plan_for(settings: GatewaySettings, source: ModelSource, members: Sequence[M
     _check_frame_bytes(prefill_chunk(settings, members), settings.max_running, source, dtype)
     pages_max = default_pages_max(source.spec, settings.max_running)
     return make_plan(source.spec, dtype, workers, pages_max=pages_max, layers=settings.layers)
+
+
+def check_still_suits(plan: Plan, members: Sequence[Member]) -> None:
+    """What answers at the address of a stage that comes back may be another worker than was planned
+    with. Raises StageUnavailable for one that cannot hold the stage. Less memory for pages than
+    before may do: not all of them need ever be touched.
+    """
+    for number, (stage, member) in enumerate(zip(plan.stages, members, strict=True)):
+        lacks = _what_it_lacks(member.description, plan.dtype, stage.slice_bytes)
+        if lacks:
+            raise StageUnavailable(
+                f"what answers at {member.name} now is not what was planned with: it {lacks}; "
+                "start that worker as it was, or restart the gateway to plan with this one",
+                stage=number, worker=member.name,
+            )  # fmt: skip
+
+
+def _what_it_lacks(described: Description, dtype: Dtype, slice_bytes: int) -> str:
+    needed = slice_bytes + described.reserve_bytes
+    if dtype not in described.dtypes:
+        return f"computes in {', '.join(described.dtypes)} and not in {dtype.value}"
+    if described.memory_bytes < needed:
+        return f"may use {amount(described.memory_bytes)} of memory, of {amount(needed)} needed"
+    return ""
 
 
 def simulation_of(descriptions: Sequence[Description]) -> str | None:

@@ -24,6 +24,7 @@ from edgeserve.pipeline.cluster import (
     LoadedStage,
     Member,
     OnProgress,
+    check_still_suits,
     connect,
     load,
     next_epoch,
@@ -293,6 +294,7 @@ class PipelineEngine:
             try:
                 members = await connect(clients, self._settings.connect_timeout, self._clock)
                 await self._stand_aside_for_newer(members, driver)
+                check_still_suits(self._plan, members)
                 await self._build(members, self._plan)
             except EdgeserveError as error:
                 log.warning("not back yet: %s", error)

@@ -110,12 +110,30 @@ def test_up_that_is_interrupted_while_it_starts_waits_for_nothing(talker: TinyMo
         until("all children have ended", lambda: not any(map(_lives, children)), within_s=1)
 
 
-def test_up_ends_when_a_child_of_it_does(talker: TinyModel) -> None:
+def test_a_worker_that_is_killed_while_it_loads_is_told_beside_the_gateways_error(
+    talker: TinyModel, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with up("--model", talker.folder, "--connect-timeout", "2") as child:
+        until("the gateway is started", lambda: len(_gateways(child)) == 1, within_s=30)
+        (gateway,) = _gateways(child)
+        gateway.suspend()
+        next(each for each in children_of(child) if "worker" in each.cmdline()).kill()
+        gateway.resume()
+        assert child.wait(30) == COULD_NOT
+    told = capfd.readouterr().err
+    assert "was ended by SIGKILL, most likely out of memory (it was to take " in told
+    assert "the gateway ended with exit code 3 at its start" in told
+
+
+def test_up_ends_when_a_child_of_it_does(
+    talker: TinyModel, capfd: pytest.CaptureFixture[str]
+) -> None:
     with up("--model", talker.folder) as child:
         line_with(child, "serving at", within_s=60)
         children = children_of(child)
         next(each for each in children if "worker" in each.cmdline()).kill()
         assert child.wait(30) == COULD_NOT
+        assert "was ended by SIGKILL, most likely out of memory" in capfd.readouterr().err
         until("all children have ended", lambda: not any(map(_lives, children)), within_s=1)
 
 
