@@ -82,6 +82,13 @@ class FakeEngine:
         self._next_turn(running)
         return running.generation
 
+    def scored(self, order: Order) -> tuple[Token, ...]:
+        """What is told of a prompt's tokens."""
+        if order.scoring is None:
+            return ()
+        tokens = order.prompt[order.scoring.first_position :]
+        return tuple(_token(each, order.scoring.top_logprobs)._replace(rank=1) for each in tokens)
+
     def status(self) -> Status:
         return self._status
 
@@ -218,7 +225,7 @@ class FakeEngine:
         generation = Generation(ledger, lambda: self._cancel(running))
         running = _Running(order=order, reply=reply, ledger=ledger, generation=generation)
         self._running.append(running)
-        generation.deliver(Scored(_scored(order)))
+        generation.deliver(Scored(self.scored(order)))
         self._announce()
         return running
 
@@ -323,13 +330,6 @@ class _Running:
 def _token(token_id: int, top_logprobs: int) -> Token:
     top = tuple((token_id + i, LOGPROB - i) for i in range(top_logprobs))
     return Token(token=token_id, logprob=LOGPROB, top=top)
-
-
-def _scored(order: Order) -> tuple[Token, ...]:
-    if order.scoring is None:
-        return ()
-    scored = order.prompt[order.scoring.first_position :]
-    return tuple(_token(each, order.scoring.top_logprobs)._replace(rank=1) for each in scored)
 
 
 def _label(stage: int) -> StageLabel:

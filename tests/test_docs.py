@@ -50,6 +50,7 @@ FOREIGN_FLAGS = {
     "--version",
     "--editable",
     "--strict",
+    "--tasks",
     "--rpc",
     "--profile",
 }

@@ -38,6 +38,17 @@ class Piece:
         return {"id": self.token, "text": self.text, "logprob": logprob, "special": self.special}
 
 
+def alone(tokenizer: Tokenizer, token: Token) -> Piece:
+    """With the text that the token has by itself: half a character has one, too."""
+    return Piece(
+        token=token.token,
+        text=tokenizer.token_bytes(token.token).decode(errors="replace"),
+        logprob=token.logprob,
+        special=tokenizer.is_special(token.token),
+        top=tuple(alone(tokenizer, Token(*likely)) for likely in token.top),
+    )
+
+
 class Answer:
     """`finish_reason` is TGI's 'length', 'eos_token' or 'stop_sequence' once the answer is over,
     None before.
@@ -84,19 +95,15 @@ class Answer:
             text=text,
             logprob=token.logprob,
             special=self._tokenizer.is_special(token.token),
-            top=tuple(self._alone(*likely) for likely in token.top),
+            top=alone(self._tokenizer, token).top,
         )
         self.pieces.append(piece)
         self.finish_reason = reason
         return piece
 
-    def _alone(self, token_id: int, logprob: float) -> Piece:
-        return Piece(
-            token=token_id,
-            text=self._tokenizer.token_bytes(token_id).decode(errors="replace"),
-            logprob=logprob,
-            special=self._tokenizer.is_special(token_id),
-        )
+    def end_without_tokens(self) -> None:
+        """None was asked for, and the prompt is done."""
+        self.finish_reason = "length"
 
     def _text_and_end(self, token_id: int) -> tuple[str, str | None]:
         ended = self._ended_by(token_id)

@@ -20,7 +20,7 @@ from edgeserve.gateway.min_tokens import MinTokens
 from edgeserve.gateway.parts import GatewayParts
 from edgeserve.gateway.request import GenerateRequest, Parameters
 from edgeserve.gateway.text_options import TextOptions
-from edgeserve.pipeline.generation import Order
+from edgeserve.pipeline.generation import Order, Scoring
 
 CHARACTERS_PER_TOKEN_MAX = 64  # 3 to 5 in prose, 16 in the densest of tables; times 4
 THREAD_ABOVE_CHARACTERS = 20_000  # about 10 ms of tokenizing: more would hold up everybody's tokens
@@ -79,13 +79,15 @@ class Intake:
         wishes = request.wishes
         prompt = await self.encode(request.inputs, wishes.truncate)
         order = self.order(prompt, wishes, received_s, tenant, await self._guide(wishes))
+        if wishes.decoder_input_details:
+            order = replace(order, scoring=Scoring())
         return Ask(
             order=order,
             stop=tuple(wishes.stop or ()),
             text_options=wishes.text_options,
             seed=order.sampling.seed if order.sampling.temperature > 0 else None,
             full_text_prefix=request.inputs if wishes.return_full_text else "",
-            details=bool(wishes.details),
+            details=bool(wishes.details or wishes.decoder_input_details),
         )
 
     async def _guide(self, wishes: Parameters) -> TokenGuide | None:
@@ -150,10 +152,11 @@ class Intake:
         context = self._model.context_tokens
         room = context - prompt_tokens
         numbers = {"prompt_tokens": prompt_tokens, "context_tokens": context}
-        if room < 1:
+        least = 0 if asked == 0 else 1
+        if room < least:
             raise Unprocessable(
                 f"the prompt has {prompt_tokens} tokens, but this model reads at most {context}, "
-                f"the answer included; shorten the prompt by at least {1 - room} tokens"
+                f"the answer included; shorten the prompt by at least {least - room} tokens"
                 f"{self._dialect.shorter}",
                 **numbers,
             )

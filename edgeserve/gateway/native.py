@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse, Response
 
 from edgeserve.errors import EdgeserveError
 from edgeserve.gateway.answer import Piece
+from edgeserve.gateway.api.prompt_logprobs import prefill
 from edgeserve.gateway.documented import (
     ANYTHING,
     EVENTS,
@@ -117,7 +118,9 @@ class Reply:
             return self._outcome()
         pieces = self.run.answer.pieces
         tokens = [piece.to_json() for piece in pieces]
-        details = {**self._details(), "prefill": [], "tokens": tokens}
+        is_scored = self._ask.order.scoring is not None
+        told = prefill(self._parts.tokenizer, self.run) if is_scored else []
+        details = {**self._details(), "prefill": told, "tokens": tokens}
         if self._ask.order.sampling.top_logprobs:
             details["top_tokens"] = [_top_json(piece) for piece in pieces]
         return {**self._outcome(), "details": details}

@@ -115,12 +115,13 @@ class OpenAI:
             for prompt in prompts
         ]
         echoes = [  # of prompts that fit the model: what does not is not worth its decoding
-            self._text(each) if asked.echo else ""
-            for each in asked.prompt
+            self._text(given, prompt, asked) if asked.echo else ""
+            for given, prompt in zip(asked.prompt, prompts, strict=True)
             for _ in range(asked.count)
         ]
         form = Completions(self._parts.tokenizer, echoes, logprobs=asked.logprobs)
-        runs = await admit(self._parts, request, orders, asked.stop or (), asked.text_options)
+        stop, options, scoring = asked.stop or (), asked.text_options, asked.scoring
+        runs = await admit(self._parts, request, orders, stop, options, scoring=scoring)
         return await self._answer(request, Reply(self._parts, asked, form, runs))
 
     async def chat(self, request: Request) -> Response:
@@ -149,5 +150,8 @@ class OpenAI:
         framed = asked.add_special_tokens is not False
         return await self._completions.encode(prompt, truncate, framed=framed)
 
-    def _text(self, prompt: str | list[int]) -> str:
-        return prompt if isinstance(prompt, str) else self._parts.tokenizer.decode(prompt)
+    def _text(self, given: str | list[int], prompt: Sequence[int], asked: CompletionRequest) -> str:
+        """What was read of a prompt."""
+        if isinstance(given, str) and asked.truncate_prompt_tokens is None:
+            return given
+        return self._parts.tokenizer.decode(prompt)

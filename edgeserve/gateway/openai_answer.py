@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from edgeserve.clock import unix_ns
 from edgeserve.errors import EdgeserveError
 from edgeserve.gateway.answer import Piece
+from edgeserve.gateway.api.prompt_logprobs import Told, echoed, prompt_logprobs
 from edgeserve.gateway.api.token_logprobs import finite, is_told, token_logprobs, token_text
 from edgeserve.gateway.generate.answer_events import (
     ChatAnswer,
@@ -58,6 +59,7 @@ class Reply:
         self._asked = asked
         self._form = form
         self._runs = tuple(runs)
+        self._tokenizer = parts.tokenizer
         self._head = {
             "id": form.prefix + secrets.token_hex(12),
             "created": unix_ns() // 10**9,
@@ -77,24 +79,20 @@ class Reply:
         await together(run.finish() for run in self._runs)
 
     def document(self) -> dict[str, Any]:
-        choices = [
-            {"index": i, "finish_reason": _finish_reason(run), **self._form.choice(i, run)}
-            for i, run in enumerate(self._runs)
-        ]
+        choices = [self._choice(i, run) for i, run in enumerate(self._runs)]
         return {
             **self._head,
             "object": self._form.whole,
             "choices": choices,
             "usage": self._usage(),
             **self._timing(),
+            **self._prompt_logprobs(choices),
         }
 
     async def write_events(self, emit: Emit) -> None:
         """All of the stream. An error after its beginning is its last event."""
         try:
-            await together(
-                run.write(emit, partial(self._chunk, i, run)) for i, run in enumerate(self._runs)
-            )
+            await together(self._write(emit, i, run) for i, run in enumerate(self._runs))
         except EdgeserveError as error:
             await emit(_event(openai_error(error)))
             return
@@ -112,9 +110,22 @@ class Reply:
         options = self._asked.stream_options
         return options is not None and bool(options.include_usage)
 
+    async def _write(self, emit: Emit, index: int, run: Run) -> None:
+        await run.write(emit, partial(self._chunk, index, run))
+        if not run.answer.pieces:  # a completion, which looks alike whole and in chunks
+            await emit(self._choice_event(run, self._choice(index, run)))
+
     def _chunk(self, index: int, run: Run, piece: Piece) -> bytes:
         delta = self._form.delta(index, run, piece)
-        choice = {"index": index, "finish_reason": _finish_reason(run), **delta}
+        return self._choice_event(
+            run, {"index": index, "finish_reason": _finish_reason(run), **delta}
+        )
+
+    def _choice(self, index: int, run: Run) -> dict[str, Any]:
+        choice = self._form.choice(index, run)
+        return {"index": index, "finish_reason": _finish_reason(run), **choice}
+
+    def _choice_event(self, run: Run, choice: dict[str, Any]) -> bytes:
         return self._event([choice], self._usage_beside(run))
 
     def _usage_beside(self, run: Run) -> dict[str, Any]:
@@ -130,6 +141,20 @@ class Reply:
 
     def _usage(self) -> dict[str, Any]:
         return usage_so_far(self._runs, self._asked.count)
+
+    def _prompt_logprobs(self, choices: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Where vLLM has them: beside the choices of a chat, which has one prompt, and in each
+        choice of completions.
+        """
+        top = self._asked.prompt_logprobs
+        if top is None:
+            return {}
+        told = [prompt_logprobs(self._tokenizer, run, top) for run in self._runs]
+        if self._form.whole == Chats.whole:
+            return {"prompt_logprobs": told[0]}
+        for choice, each in zip(choices, told, strict=True):
+            choice["prompt_logprobs"] = each
+        return {}
 
     def _timing(self) -> dict[str, Any]:
         return {"timing": self._runs[0].receipt()} if self._asked.timing else {}
@@ -150,25 +175,37 @@ class Completions:
 
     def choice(self, index: int, run: Run) -> dict[str, Any]:
         text = self._echoes[index] + run.answer.text
-        return {"text": text, "logprobs": self._shown(run, run.answer.pieces)}
+        return {"text": text, "logprobs": self._shown(index, run, run.answer.pieces)}
 
     def delta(self, index: int, run: Run, piece: Piece) -> dict[str, Any]:
         echo = self._echoes[index] if len(run.answer.pieces) == 1 else ""
-        return {"text": echo + piece.text, "logprobs": self._shown(run, [piece])}
+        return {"text": echo + piece.text, "logprobs": self._shown(index, run, [piece])}
 
-    def _shown(self, run: Run, newest: Sequence[Piece]) -> dict[str, Any] | None:
+    def _shown(self, index: int, run: Run, newest: Sequence[Piece]) -> dict[str, Any] | None:
+        """Of the newest pieces, and before the first one of the echo."""
         if self._logprobs is None:
             return None
-        start = len(run.answer.text) - sum(len(piece.text) for piece in newest)
+        echo = self._echoes[index]
+        is_first = len(newest) == len(run.answer.pieces)
+        told = echoed(self._tokenizer, run, echo, self._logprobs) if echo and is_first else []
+        start = len(echo) + len(run.answer.text) - sum(len(piece.text) for piece in newest)
         offsets = accumulate((len(piece.text) for piece in newest), initial=start)
-        told = [(p, at) for p, at in zip(newest, offsets, strict=False) if is_told(run, p)]
+        told += [
+            Told(
+                text=token_text(self._tokenizer, piece),
+                logprob=finite(piece.logprob),
+                top=self._likeliest(piece),
+                offset=at,
+            )
+            for piece, at in zip(newest, offsets, strict=False)
+            # With an echo all are told: who asks for it counts them from the prompt's end.
+            if echo or is_told(run, piece)
+        ]
         return {
-            "tokens": [token_text(self._tokenizer, piece) for piece, _ in told],
-            "token_logprobs": [finite(piece.logprob) for piece, _ in told],
-            "top_logprobs": [self._likeliest(piece) for piece, _ in told]
-            if self._logprobs
-            else None,
-            "text_offset": [at for _, at in told],
+            "tokens": [each.text for each in told],
+            "token_logprobs": [each.logprob for each in told],
+            "top_logprobs": [each.top for each in told] if self._logprobs else None,
+            "text_offset": [each.offset for each in told],
         }
 
     def _likeliest(self, piece: Piece) -> dict[str, float]:

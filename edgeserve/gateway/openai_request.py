@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from edgeserve.families.sampling import SEED_MAX
+from edgeserve.families.sampling import SEED_MAX, TOP_LOGPROBS_MAX
 from edgeserve.gateway.api.body import Body
 from edgeserve.gateway.generate.conversation import Conversation
 from edgeserve.gateway.grammar_request import GrammarFields
@@ -25,17 +25,21 @@ from edgeserve.gateway.refusal import REFUSED
 from edgeserve.gateway.request import COUNT_MAX, STOPS_MAX, STRICT, Parameters, StopString
 from edgeserve.gateway.tool_request import CallFields, ToolFields
 from edgeserve.gateway.unread_fields import ACCEPTED, NOT_SERVED
+from edgeserve.pipeline.generation import Scoring
 
 CHOICES_MAX = 16  # OpenAI has 128; here each holds pages for its worst case
+PROMPTS_MAX = 128
+"""As many as may wait for their turn unless the operator says otherwise; lm-eval sends batches."""
 MESSAGES_MAX = 2048
 NATIVE_ONLY = frozenset({
     "max_new_tokens", "do_sample", "truncate", "return_full_text", "details", "top_n_tokens",
-    "grammar",
+    "grammar", "decoder_input_details",
 })  # fmt: skip
 """Names of `/generate` that OpenAI has other words for, or none."""
 TEMPLATE_ARGUMENTS_BYTES_MAX = 2**16
 
 _COUNT = "a whole number from 1, at most what the context leaves"
+_COUNT_OR_NONE = "a whole number from 0 (of the prompt only), at most what the context leaves"
 _Stops = Annotated[list[StopString], Field(max_length=STOPS_MAX, fail_fast=True)]
 
 
@@ -64,7 +68,7 @@ def _role(role: Any) -> Any:
 def _prompts(value: Any) -> Any:
     """One prompt or several, each a text or its tokens, as a list of several."""
     prompts = [value] if isinstance(value, str) or _is_tokens(value) else value
-    if not isinstance(prompts, list) or not 1 <= len(prompts) <= CHOICES_MAX:
+    if not isinstance(prompts, list) or not 1 <= len(prompts) <= PROMPTS_MAX:
         raise ValueError
     if not all(_is_text(each) or _is_tokens(each) for each in prompts):
         raise ValueError
@@ -175,6 +179,10 @@ class OpenAIRequest(Parameters, GrammarFields, Body):
     cache_salt: str | None = Field(
         None, min_length=1, max_length=256, description="a string of 1 to 256 characters"
     )
+    prompt_logprobs: int | None = Field(
+        None, ge=0, le=TOP_LOGPROBS_MAX,
+        description="a whole number from 0 (of the prompt's own tokens only) to 20",
+    )  # fmt: skip
     timing: bool | None = Field(None, description="true or false")
 
     @property
@@ -190,7 +198,9 @@ class OpenAIRequest(Parameters, GrammarFields, Body):
         seed = None if self.seed in (None, -1) else (self.seed + answer) % (SEED_MAX + 1)
         return self.model_copy(
             update={
-                "max_new_tokens": self.max_completion_tokens or self.max_tokens,
+                "max_new_tokens": self.max_tokens
+                if self.max_completion_tokens is None
+                else self.max_completion_tokens,
                 "temperature": 1.0 if self.temperature is None else self.temperature,
                 "seed": seed,
                 "top_n_tokens": self.alternatives,
@@ -201,12 +211,25 @@ class OpenAIRequest(Parameters, GrammarFields, Body):
     def contradictions(self) -> Iterator[str]:
         """What is wrong though each field by itself is right."""
         one, other = self.max_tokens, self.max_completion_tokens
-        if one and other and one != other:
+        if None not in (one, other) and one != other:
             yield f"max_tokens is {one}, but max_completion_tokens is {other}: give one of them"
         if self.stream_options is not None and not self.stream:
             yield "stream_options is given, but stream is not true: leave it out"
+        if self.prompt_logprobs is not None and self.stream:
+            yield "prompt_logprobs come with a whole answer only: leave it out, or stream"
         yield from self.grammar_contradictions()
-        yield from _too_many(self.answers, bool(self.timing))
+        if self.answers > 1 and self.timing:
+            yield (
+                f"timing is the receipt of one answer, but {self.answers} are asked for: "
+                "ask for one"
+            )
+
+    @property
+    def scoring(self) -> Scoring | None:
+        """How likely the tokens of a prompt are, if that is told."""
+        if self.prompt_logprobs is None:
+            return None
+        return Scoring(top_logprobs=self.prompt_logprobs)
 
     @property
     def answers(self) -> int:
@@ -227,14 +250,16 @@ class CompletionRequest(OpenAIRequest):
             {
                 "anyOf": [
                     {"type": "string", "minLength": 1},
-                    {"type": "array", "minItems": 1, "maxItems": CHOICES_MAX},
+                    {"type": "array", "minItems": 1, "maxItems": PROMPTS_MAX},
                 ]
             }
         ),
     ] = Field(
         description="a string of at least one character, a list of token ids, or a list of 1 to "
-        f"{CHOICES_MAX} of either"
+        f"{PROMPTS_MAX} of either"
     )
+    max_tokens: int | None = Field(None, ge=0, le=COUNT_MAX, description=_COUNT_OR_NONE)
+    max_completion_tokens: int | None = Field(None, ge=0, le=COUNT_MAX, description=_COUNT_OR_NONE)
     echo: bool | None = Field(None, description="true or false")
     logprobs: int | None = Field(
         None, ge=0, le=5, description="a whole number from 0 (of the chosen tokens only) to 5"
@@ -248,12 +273,20 @@ class CompletionRequest(OpenAIRequest):
     def alternatives(self) -> int:
         return self.logprobs or 0
 
+    @property
+    def scoring(self) -> Scoring | None:
+        """For `prompt_logprobs`, or for an echo with logprobs."""
+        scoring = super().scoring
+        if not self.echo or self.logprobs is None:
+            return scoring
+        return Scoring(top_logprobs=max(self.logprobs, scoring.top_logprobs if scoring else 0))
+
     def contradictions(self) -> Iterator[str]:
         yield from super().contradictions()
-        if self.echo and self.logprobs is not None:
+        if self.answers > PROMPTS_MAX:
             yield (
-                "echo is true and logprobs are asked for, but those of a prompt are not computed: "
-                "leave one of them out"
+                f"prompt and n ask for {self.answers} answers; at most {PROMPTS_MAX} come to one "
+                "request"
             )
 
 
@@ -313,11 +346,5 @@ class ChatRequest(OpenAIRequest, ToolFields):
             asks_for_answer=self.add_generation_prompt is not False,
             frames_prompt=bool(self.add_special_tokens),
             cache_salt=self.cache_salt or "",
+            scoring=self.scoring,
         )
-
-
-def _too_many(answers: int, timing: bool) -> Iterator[str]:
-    if answers > CHOICES_MAX:
-        yield f"prompt and n ask for {answers} answers; at most {CHOICES_MAX} come to one request"
-    if answers > 1 and timing:
-        yield f"timing is the receipt of one answer, but {answers} are asked for: ask for one"

@@ -41,7 +41,6 @@ NOT_SUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "typical_p": (None,),
     "watermark": (None, False),
     "adapter_id": (None,),
-    "decoder_input_details": (None, False),
 }
 """TGI's parameters that are not served here, and the values that ask for nothing."""
 
@@ -165,6 +164,7 @@ class Parameters(BaseModel):
     )
     return_full_text: bool | None = Field(None, description="true or false")
     details: bool | None = Field(None, description="true or false")
+    decoder_input_details: bool | None = Field(None, description="true or false")
     top_n_tokens: int | None = Field(
         None, ge=0, le=TOP_LOGPROBS_MAX,
         description="a whole number from 0 to 20: how many of the likeliest tokens to tell",
@@ -223,6 +223,11 @@ def parse_request(body: bytes, *, streams: bool) -> GenerateRequest:
     problems += more
     if request is None or problems:
         raise Unprocessable(sentence(problems), problems=len(problems))
+    if streams and request.wishes.decoder_input_details:
+        raise Unprocessable(
+            "parameters.decoder_input_details is true, but the prompt's tokens come with a whole "
+            "answer only; post to /generate, or leave it out"
+        )
     if request.stream is not None and request.stream != streams:
         there = "/generate_stream" if request.stream else "/generate"
         raise Unprocessable(

@@ -30,6 +30,9 @@ class Run:
         self.answer = Answer(order, parts.tokenizer, stop=stop, options=options)
         self.failure = ""
         """The type of the error that ended it."""
+        self.prompt: Sequence[Token] = generation.prompt
+        """The tokens of the prompt that were to be scored; known with the first piece, or the end.
+        """
         self._parts = parts
         self._generation = generation
         self._receipt: dict[str, Any] | None = None
@@ -47,10 +50,15 @@ class Run:
     async def finish(self) -> None:
         """Returns when the answer is complete; raises the error that ended it before."""
         while self.answer.finish_reason is None:
-            await self.next_piece()
+            await self.advance()
 
-    async def next_piece(self) -> Piece:
-        return self.answer.take(await self._next_token())
+    async def advance(self) -> list[Piece]:
+        """The next piece; or none, if none was asked for and the prompt is done."""
+        token = await self._next_token()
+        if token is not None:
+            return [self.answer.take(token)]
+        self.answer.end_without_tokens()
+        return []
 
     async def write(self, emit: Emit, event_of: Callable[[Piece], bytes]) -> None:
         """An event for each piece: of those that are there, then of each as it comes. Comments
@@ -61,11 +69,12 @@ class Run:
         while self.answer.finish_reason is None:
             try:
                 async with asyncio.timeout(self._parts.keep_alive_s):
-                    piece = await self.next_piece()
+                    pieces = await self.advance()
             except TimeoutError:
                 await emit(KEEP_ALIVE)
             else:
-                await emit(event_of(piece))
+                for piece in pieces:
+                    await emit(event_of(piece))
 
     def receipt(self) -> dict[str, Any]:
         """Of a complete answer it is made once: its client, and whoever traces it, see the same."""
@@ -81,13 +90,16 @@ class Run:
         if self.answer.ends_early:
             self._generation.cancel(answered=self.answer.finish_reason is not None)
 
-    async def _next_token(self) -> Token:
+    async def _next_token(self) -> Token | None:
+        """None: no token was asked for."""
         try:
             return await anext(self._generation)
         except EdgeserveError as error:
             self.failure = error.error_type
             raise
         except StopAsyncIteration:
+            if not self.order.max_new_tokens:
+                return None
             self.failure = EdgeserveError.error_type
             raise EdgeserveError(
                 f"the pipeline ended the request after {len(self.answer.pieces)} of its "

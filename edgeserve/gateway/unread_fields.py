@@ -38,7 +38,6 @@ NOT_SERVED: Mapping[str, tuple[Any, ...]] = {
     "chat_template": (None,),
     "continue_final_message": (None, False),
     "prompt_embeds": (None,),
-    "prompt_logprobs": (None,),
     "logprob_token_ids": (None,),
     "return_token_ids": (None, False),
     "return_tokens_as_token_ids": (None, False),

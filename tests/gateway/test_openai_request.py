@@ -62,7 +62,7 @@ def refusal_or_nothing(body: bytes, kind: type[OpenAIRequest]) -> str:
     ("name", "value", "shown"),
     [
         ("model", 3, "3"),
-        ("max_tokens", 0, "0"),
+        ("max_tokens", -1, "-1"),
         ("max_completion_tokens", 1.5, "1.5"),
         ("temperature", -0.1, "-0.1"),
         ("top_p", 0, "0"),
@@ -122,7 +122,8 @@ def test_what_is_wrong_inside_of_a_field_is_told_with_its_place(
 
 
 @pytest.mark.parametrize(
-    "prompt", ["", [], [""], [[]], ["a", 3], [1, "a"], [True], [-1], [1.0], 5, None, {}, ["x"] * 17]
+    "prompt",
+    ["", [], [""], [[]], ["a", 3], [1, "a"], [True], [-1], [1.0], 5, None, {}, ["x"] * 129],
 )
 def test_a_prompt_is_text_or_tokens_or_a_list_of_them(prompt: Any) -> None:
     assert refusal(CompletionRequest, prompt=prompt).startswith("prompt is ")
@@ -216,8 +217,9 @@ def test_what_asks_for_nothing_is_taken() -> None:
         ),
         (ChatRequest, {"timing": True, "n": 2}, "timing is the receipt of one answer, but 2 are"),
         (CompletionRequest, {"timing": True, "prompt": ["a", "b"]}, "receipt of one answer"),
-        (CompletionRequest, {"echo": True, "logprobs": 0}, "those of a prompt are not computed"),
-        (CompletionRequest, {"prompt": ["a"] * 5, "n": 4}, "ask for 20 answers; at most 16"),
+        (CompletionRequest, {"max_tokens": 0, "max_completion_tokens": 4}, "give one of them"),
+        (CompletionRequest, {"prompt_logprobs": 0, "stream": True}, "with a whole answer only"),
+        (CompletionRequest, {"prompt": ["a"] * 9, "n": 15}, "ask for 135 answers; at most 128"),
     ],
 )
 def test_fields_that_contradict_one_another_are_told(

@@ -147,7 +147,6 @@ def test_the_rest_of_the_body_is_checked_too(document: Any, message: str) -> Non
         ("watermark", True, "leave it out or give false"),
         ("watermark", 0, "leave it out or give false"),
         ("adapter_id", "mine", "leave it out"),
-        ("decoder_input_details", True, "leave it out or give false"),
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(name: str, value: Any, cure: str) -> None:

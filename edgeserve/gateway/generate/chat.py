@@ -58,8 +58,8 @@ class ChatStarter:
         orders = [
             self._intake.order(prompt, each, received_s, tenant, guide) for each in asked.answers
         ]
-        options = asked.answers[0].text_options
-        runs = await admit(self._parts, request, [orders], asked.stop, options)
+        options, scoring = asked.answers[0].text_options, asked.scoring
+        runs = await admit(self._parts, request, [orders], asked.stop, options, scoring=scoring)
         must_call = use is not None and bool(use.tools.required)
         finders = (None if use is None else use.finder() for _ in runs)
         return [

@@ -9,6 +9,7 @@ from typing import Any
 from edgeserve.gateway.generate.tools import Tools
 from edgeserve.gateway.guide import Guides, TokenGuide
 from edgeserve.gateway.request import Parameters
+from edgeserve.pipeline.generation import Scoring
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +67,8 @@ class Conversation:
     tools: Tools = field(default_factory=Tools)
     held_to: HeldTo | None = None
     """None: the answer is free text."""
+    scoring: Scoring | None = None
+    """How likely the tokens of the prompt are, if that is to be known."""
     template_arguments: Mapping[str, Any] = field(default_factory=dict)
     """Further variables of the chat template, by name."""
     asks_for_answer: bool = True
