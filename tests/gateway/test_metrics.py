@@ -12,13 +12,16 @@ from pathlib import Path
 
 import httpx
 import pytest
-from prometheus_client.metrics_core import Metric
+from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector, CollectorRegistry
 
 from edgeserve.clock import ManualClock
 from edgeserve.gateway.loop_lag import LoopLag
 from edgeserve.gateway.metrics import (
     PREFIX,
+    exposition,
     loop_metrics,
     pipeline_metrics,
     tenant_metrics,
@@ -154,6 +157,26 @@ def test_what_promtool_complains_of_is_found(words: str, exposition: str) -> Non
 @pytest.mark.parametrize("exposition", BAD_EXPOSITIONS.values(), ids=BAD_EXPOSITIONS)
 def test_promtool_complains_of_the_same(exposition: str) -> None:
     assert promtool("metrics", given=exposition).returncode != 0
+
+
+async def test_the_text_says_what_the_librarys_own_would(families: list[Metric]) -> None:
+    odd = GaugeMetricFamily("odd", "x", labels=("tenant",))
+    odd.add_metric(('a "quoted" \\ name\nof two lines',), 1e21)
+    registry = CollectorRegistry()
+    registry.register(Fixed([*families, odd]))
+    library = generate_latest(registry).decode()
+    own = exposition([*families, odd])
+    assert len(own.splitlines()) == len(library.splitlines()) > 300
+    both = [list(text_string_to_metric_families(text)) for text in (own, library)]
+    assert both[0] == both[1]
+
+
+class Fixed(Collector):
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> list[Metric]:
+        return self._families
 
 
 async def test_buckets_grow_up_to_the_count(client: httpx.AsyncClient) -> None:
