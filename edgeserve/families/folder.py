@@ -10,13 +10,14 @@ from __future__ import annotations
 import difflib
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from edgeserve.errors import BadModel
 from edgeserve.families.checkpoint import refuse_runnable, weight_files
 from edgeserve.families.describe import describe_fully
+from edgeserve.families.head import own_head
 from edgeserve.families.shapes import SHAPES
 from edgeserve.families.spec import ModelSpec
 
@@ -82,10 +83,36 @@ def open_folder(folder: Path, name: str, revision: str | None = None) -> ModelSo
     except BadModel as error:
         raise type(error)(f"{folder}: {error}", **error.numbers) from None
     eos_ids = _eos_ids(folder, config, said.spec.vocab)
-    return ModelSource(
+    source = ModelSource(
         name=name, spec=said.spec, folder=folder, eos_ids=eos_ids, revision=revision,
         warnings=said.warnings,
     )  # fmt: skip
+    if not said.spec.head_tied:
+        return source
+    return with_own_head(source, own_head(folder, by_content=revision is None))
+
+
+def with_own_head(source: ModelSource, why: str) -> ModelSource:
+    """With a head that is not the embedding, and with `why` among its warnings; as it is without a
+    `why`.
+    """
+    if not why:
+        return source
+    return replace(
+        source, spec=replace(source.spec, head_tied=False), warnings=(*source.warnings, why)
+    )
+
+
+def config_to_tell(source: ModelSource) -> bytes:
+    """The config.json of a folder as another box has to read it, to know the same model without its
+    weights: the head is said to be what it is.
+    """
+    assert source.folder is not None
+    raw = (source.folder / "config.json").read_bytes()
+    config = json.loads(raw)
+    if source.spec.head_tied or not config.get("tie_word_embeddings"):
+        return raw
+    return json.dumps({**config, "tie_word_embeddings": False}).encode()
 
 
 def told_model(ref: str, config: bytes) -> ModelSource:

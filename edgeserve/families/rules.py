@@ -8,7 +8,7 @@ one product, and so are gate and up.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 from edgeserve.families.spec import ModelSpec
@@ -49,6 +49,14 @@ def stage_tensors(spec: ModelSpec, stage: Stage) -> tuple[TensorSource, ...]:
         source = EMBEDDING if spec.head_tied else HEAD
         found += _filled("head.weight", [(source, spec.vocab)], (spec.hidden,))
     return tuple(found)
+
+
+def name_in_files(spec: ModelSpec, name: str, names: Container[str]) -> str:
+    """Under which of the `names` in the files a tensor lies: those of some tied models have the
+    embedding as the head alone.
+    """
+    is_only_head = spec.head_tied and name == EMBEDDING and name not in names and HEAD in names
+    return HEAD if is_only_head else name
 
 
 def unknown_tensors(spec: ModelSpec, stage: Stage, names: Iterator[str]) -> list[str]:

@@ -6,12 +6,18 @@ Opens headers, never a weight, and knows no torch: gateway and workers find tens
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeserve.errors import BadModel, UnsupportedModel
 from edgeserve.families.checkpoint import StoredTensor, read_header, weight_files
-from edgeserve.families.rules import TensorSource, stage_tensors, unknown_tensors
+from edgeserve.families.rules import (
+    HEAD,
+    TensorSource,
+    name_in_files,
+    stage_tensors,
+    unknown_tensors,
+)
 from edgeserve.families.spec import ModelSpec
 from edgeserve.families.stage import Stage
 
@@ -33,7 +39,8 @@ class FoundTensor:
 
 def find_tensors(folder: Path, spec: ModelSpec, stage: Stage) -> list[FoundTensor]:
     """All that the stage needs, checked, in the order in which they lie on the disk."""
-    files = weight_files(folder, {each.name for each in stage_tensors(spec, stage)})
+    sources = stage_tensors(spec, stage)
+    files = weight_files(folder, {each.name for each in sources})
     unknown = unknown_tensors(spec, stage, iter(files))
     if unknown:
         raise UnsupportedModel(
@@ -41,24 +48,34 @@ def find_tensors(folder: Path, spec: ModelSpec, stage: Stage) -> list[FoundTenso
             f"config.json does not have ({len(unknown)} such in all); without it the answers would "
             "be wrong"
         )
+    names = {each.name: name_in_files(spec, each.name, files) for each in sources}
     headers = {
         path: read_header(path)
-        for path in {files[each.name] for each in stage_tensors(spec, stage) if each.name in files}
+        for path in {files[name] for name in names.values() if name in files}
     }
     found = []
-    for source in stage_tensors(spec, stage):
-        path = files.get(source.name)
-        stored = headers[path].get(source.name) if path else None
+    for source in sources:
+        path = files.get(names[source.name])
+        stored = headers[path].get(names[source.name]) if path else None
         if stored is None:
-            raise BadModel(f"tensor {source.name} is missing in {path or folder}; {stage} needs it")
+            raise _missing(source.name, path or folder, stage)
         _check(source, stored)
-        found.append(FoundTensor(source=source, stored=stored))
+        found.append(FoundTensor(source=source, stored=replace(stored, name=source.name)))
     return in_order(found)
 
 
 def in_order(found: Iterable[FoundTensor]) -> list[FoundTensor]:
     """As they lie on the disk."""
     return sorted(found, key=lambda each: (each.stored.path, each.stored.start_byte))
+
+
+def _missing(name: str, where: Path, stage: Stage) -> BadModel:
+    cure = (
+        '; if the embedding is the head, too, set "tie_word_embeddings" to true in config.json'
+        if name == HEAD
+        else ""
+    )
+    return BadModel(f"tensor {name} is missing in {where}; {stage} needs it{cure}")
 
 
 def _check(source: TensorSource, stored: StoredTensor) -> None:

@@ -10,6 +10,7 @@ No message repeats what the library says: it may hold signed addresses.
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import shutil
 from collections.abc import Collection, Iterator, Mapping
@@ -25,6 +26,7 @@ from huggingface_hub import (
     get_cached_repo_tree,
     get_session,
     hf_hub_download,
+    hf_hub_url,
     snapshot_download,
     try_to_load_from_cache,
 )
@@ -36,12 +38,17 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
     RevisionResolutionError,
 )
+from huggingface_hub.utils import (  # type: ignore[attr-defined]
+    build_hf_headers,
+    hf_raise_for_status,
+)
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from edgeserve.errors import BadModel, DoesNotFit, EdgeserveError, FetchFailed
-from edgeserve.families.checkpoint import INDEX, indexed_files
-from edgeserve.families.folder import ModelSource, open_folder
-from edgeserve.families.rules import stage_tensors
+from edgeserve.families.checkpoint import INDEX, has_weights, indexed_files
+from edgeserve.families.folder import ModelSource, open_folder, told_model, with_own_head
+from edgeserve.families.head import has_both, said_of_names
+from edgeserve.families.rules import name_in_files, stage_tensors
 from edgeserve.families.stage import Stage
 from edgeserve.hugging_face.progress import FetchProgress
 from edgeserve.hugging_face.reference import HubModel
@@ -60,6 +67,8 @@ TEXT_FILES = (
     "additional_chat_templates/*.jinja",
 )  # fmt: skip
 SINGLE_FILE = "model.safetensors"
+HEADER_READ_BYTES = 2**21
+"""Of a file's header, at most; one of 70B has 100 kB, and few tied models are large."""
 DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -77,7 +86,39 @@ def describe(model: HubModel) -> ModelSource:
             f"{pinned} has no *.safetensors, and weights of other kinds are never fetched, since "
             "they can run code when opened; look for a conversion of it on the hub"
         )
-    return open_folder(folder, pinned.repo, pinned.revision)
+    source = open_folder(folder, pinned.repo, pinned.revision)
+    is_seen = not source.spec.head_tied or (folder / INDEX).is_file() or has_weights(folder)
+    return source if is_seen else _with_head(source, pinned, _weights_among(listed))
+
+
+def _with_head(source: ModelSource, pinned: HubModel, files: Collection[str]) -> ModelSource:
+    """A tied model without an index: whether it has a head of its own, the headers of its files
+    say. Who cannot read them takes its config.json at its word; a worker that then finds another
+    head refuses to load.
+    """
+    try:
+        with _our_errors(pinned):
+            names = {name: file for file in files for name in _remote_names(pinned, file)}
+    except EdgeserveError as error:
+        log.info("the header of the weights cannot be read beforehand: %s", error)
+        return source
+    return with_own_head(source, said_of_names() if has_both(names) else "")
+
+
+def _remote_names(pinned: HubModel, file: str) -> frozenset[str]:
+    """The tensors of a file, by its first bytes; it stops reading there, whatever is sent."""
+    url = hf_hub_url(pinned.repo, file, revision=pinned.revision)
+    asked = {"range": f"bytes=0-{HEADER_READ_BYTES - 1}", "accept-encoding": "identity"}
+    headers = {**build_hf_headers(), **asked}
+    read, end = b"", 8
+    with get_session().stream("GET", url, headers=headers, follow_redirects=True) as response:
+        hf_raise_for_status(response)
+        for piece in response.iter_bytes():
+            read += piece
+            end = 8 + int.from_bytes(read[:8], "little")
+            if len(read) >= min(end, HEADER_READ_BYTES):
+                break
+    return frozenset(dict(json.loads(read[8:end])))
 
 
 def _commit(model: HubModel) -> str:
@@ -184,7 +225,13 @@ def _stage_files(source: ModelSource, stage: Stage, listed: Collection[str]) -> 
     index = source.folder / INDEX
     if index.is_file():
         files = indexed_files(index)
-        needed = {each.name for each in stage_tensors(source.spec, stage)}
+        # A gateway that could not look for a head of its own orders what config.json says.
+        told = told_model(source.name, (source.folder / "config.json").read_bytes())
+        needed = {
+            name_in_files(spec, each.name, files)
+            for spec in (source.spec, told.spec)
+            for each in stage_tensors(spec, stage)
+        }
         return frozenset(files[name].name for name in needed if name in files)
     return _weights_among(listed or {each.name for each in source.folder.iterdir()})
 

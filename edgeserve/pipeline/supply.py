@@ -16,7 +16,7 @@ from typing import TypeVar
 from edgeserve.cache.hashes import FileHashes
 from edgeserve.errors import BadModel, StageUnavailable
 from edgeserve.families.checkpoint import StoredTensor, has_weights
-from edgeserve.families.folder import ModelSource
+from edgeserve.families.folder import ModelSource, config_to_tell
 from edgeserve.families.manifest import ManifestTensor, weights_hash
 from edgeserve.families.stage_files import FoundTensor, find_tensors
 from edgeserve.wire.client import MessageStream, WorkerClient
@@ -61,7 +61,7 @@ class Supplier:
         self._source = source
         self._cache = cache
         folder = source.folder
-        self._config = b"" if folder is None else (folder / "config.json").read_bytes()
+        self._config = b"" if folder is None else config_to_tell(source)
         self.can_supply = (
             folder is not None and source.reference == str(folder.resolve()) and has_weights(folder)
         )

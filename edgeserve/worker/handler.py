@@ -27,7 +27,7 @@ from edgeserve.worker.device import Device
 from edgeserve.worker.device_thread import DeviceThread, Session
 from edgeserve.worker.fetching import fetching
 from edgeserve.worker.pace import PacedStage, load_paced
-from edgeserve.worker.stage import ResidentStage, check_same_model, load_stage
+from edgeserve.worker.stage import ResidentStage, as_ordered, load_stage
 from edgeserve.worker.supply import LocalFolder, Supply
 
 log = logging.getLogger(__name__)
@@ -143,8 +143,8 @@ class WorkerHandler:
             self._check_epoch(order.epoch)  # a newer gateway may have come meanwhile
 
     def _new_supply(self, manifest: Manifest) -> Supply:
-        source = told_model(manifest.order.model, manifest.order.config)
-        check_same_model(source, manifest.order)
+        told = told_model(manifest.order.model, manifest.order.config)
+        source = as_ordered(told, manifest.order)
         settings = self._settings
         cache = BlobCache(cache_folder(settings.cache), settings.cache_bytes or BYTES_MAX)
         return Supply(manifest, source.spec, cache, self._local_folder(manifest.order))
@@ -152,8 +152,7 @@ class WorkerHandler:
     def _local_folder(self, order: LoadOrder) -> LocalFolder | None:
         """This worker's own --model, else the gateway's, if that is here, too."""
         if self._settings.model:
-            own = open_fetched(self._model(order))
-            check_same_model(own, order)
+            own = as_ordered(open_fetched(self._model(order)), order)
             if own.folder is None:
                 raise BadModel(
                     f"--model {own.name} has random weights, the gateway's {order.model} has not; "

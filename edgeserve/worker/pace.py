@@ -32,7 +32,7 @@ from edgeserve.wire.messages import Loaded, LoadOrder
 from edgeserve.worker.cards import Card
 from edgeserve.worker.device import Device
 from edgeserve.worker.sequences import OpenSequence, SequenceTable
-from edgeserve.worker.stage import Taken, check_same_model
+from edgeserve.worker.stage import Taken, as_ordered
 
 
 @dataclass(kw_only=True)
@@ -189,8 +189,7 @@ def load_paced(
     """
     assert device.card is not None
     start_s = clock.now_s()
-    source = _opened(order, model)
-    check_same_model(source, order)
+    source = as_ordered(_opened(order, model), order)
     slice_bytes = source.spec.stage_parameters(order.stage) * order.dtype.size_bytes
     on_progress(slice_bytes, slice_bytes)
     loaded = Loaded(

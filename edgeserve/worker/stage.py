@@ -8,7 +8,7 @@ import itertools
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from edgeserve.clock import Clock, ProcessorTime
 from edgeserve.errors import DoesNotFit, WireError
 from edgeserve.families.folder import ModelSource, told_model, weight_files
+from edgeserve.families.head import own_head
 from edgeserve.families.spec import Dtype
 from edgeserve.families.stage_files import FoundTensor
 from edgeserve.hugging_face.find import open_fetched
@@ -92,7 +93,7 @@ class ResidentStage:
         if source.folder is None:
             return True
         form = _form(order.dtype, self.device, LeavePlain())
-        now = slice_hash(source.folder, source.spec, order.stage, form)
+        now = slice_hash(source.folder, as_ordered(source, order).spec, order.stage, form)
         return now == self.loaded.slice_hash
 
     def new_table(self) -> SequenceTable:
@@ -312,8 +313,8 @@ def load_stage(
     the gateway's, and DoesNotFit if the device has too little memory.
     """
     start_s = clock.now_s()
-    source = told_model(order.model, order.config) if supplied else open_fetched(model)
-    check_same_model(source, order)
+    opened = told_model(order.model, order.config) if supplied else open_fetched(model)
+    source = as_ordered(opened, order)
     prepare = _preparation(order.dtype, device)
     try:
         form = _form(order.dtype, device, prepare)
@@ -387,16 +388,33 @@ def _slice(
     return load_slice(source.folder, source.spec, order.stage, form, on_progress)
 
 
-def check_same_model(source: ModelSource, order: LoadOrder) -> None:
-    if order.stage.layers.end > source.spec.layers:
-        raise WireError(f"{order.stage} is none of a model of {source.spec.layers} layers")
-    if source.spec.spec_hash != order.spec_hash:
+def as_ordered(source: ModelSource, order: LoadOrder) -> ModelSource:
+    """The model here, if it is the gateway's.
+
+    Whether a tied head is the embedding is seen in the files, and the gateway may see more of them,
+    or fewer: its word counts. A head of its own is then read under its name. To take the embedding
+    for a head that differs would be wrong, unless the gateway's tensors are known by their hashes.
+    """
+    spec = source.spec
+    if order.stage.layers.end > spec.layers:
+        raise WireError(f"{order.stage} is none of a model of {spec.layers} layers")
+    untied, tied = replace(spec, head_tied=False), replace(spec, head_tied=True)
+    for each in (spec, untied, *((tied,) if order.weights_hash else ())):
+        if each.spec_hash == order.spec_hash:
+            return replace(source, spec=each)
+    if tied.spec_hash == order.spec_hash:
+        if source.folder is not None and not own_head(source.folder, by_content=True):
+            return replace(source, spec=tied)
         raise WireError(
-            f"the model {source.name!r} here is {source.spec.family} with {source.spec.layers} "
-            "layers "
-            f"(spec {source.spec.spec_hash}), the gateway's is spec {order.spec_hash}; give "
-            "both the same folder"
+            f"the model {source.name!r} here has a head of its own, the gateway's has the "
+            'embedding; if config.json is wrong there, set "tie_word_embeddings" to false in it, '
+            "or give the gateway the weights, too"
         )
+    raise WireError(
+        f"the model {source.name!r} here is {spec.family} with {spec.layers} layers "
+        f"(spec {spec.spec_hash}), the gateway's is spec {order.spec_hash}; give "
+        "both the same folder"
+    )
 
 
 def _bytes(hidden: Tensor) -> bytes:

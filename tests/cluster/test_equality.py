@@ -23,11 +23,11 @@ from tests.cluster.processes import (
     running_engine,
     tokens_of,
 )
-from tests.model.tiny import LAYERS, VOCAB
+from tests.model.tiny import LAYERS, OWN_HEAD, VOCAB
 
 pytestmark = pytest.mark.cluster
 
-FAMILIES = ("llama2", "llama3", "mistral", "qwen2", "qwen3", "tied")
+FAMILIES = ("llama2", "llama3", "mistral", "qwen2", "qwen3", "tied", OWN_HEAD)
 NEW_TOKENS = 10
 _draw = random.Random(7)
 PROMPTS = tuple(

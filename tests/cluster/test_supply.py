@@ -27,7 +27,7 @@ from tests.cluster.processes import (
     until,
     weights,
 )
-from tests.model.tiny import save_tiny
+from tests.model.tiny import OWN_HEAD, save_tiny
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(90)]
 
@@ -57,10 +57,11 @@ def flip_a_bit(cache: Path) -> int:
     return len(content)
 
 
+@pytest.mark.parametrize("family", ["llama2", OWN_HEAD])
 async def test_weights_cross_the_wire_once_and_damage_is_mended(
-    tiny: Callable[[str], TinyModel], tmp_path: Path
+    family: str, tiny: Callable[[str], TinyModel], tmp_path: Path
 ) -> None:
-    model = tiny("llama2")
+    model = tiny(family)
     caches = [tmp_path / name for name in "abc"]
     greedy = model.greedy(PROMPT, TOKENS)
     with boxes(caches) as children:

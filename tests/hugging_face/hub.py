@@ -48,6 +48,8 @@ class Hub:
     """Bytes of a file after which nothing comes any more, ever."""
     status: int = 0
     """Of every answer, if set."""
+    ignores_ranges: bool = False
+    """Sends whole files, as some mirrors do."""
     mute: bool = False
     """Takes questions, and never answers."""
     url: str = ""
@@ -144,11 +146,12 @@ class _Answer(BaseHTTPRequestHandler):
         if not path.is_file():
             return self._refuse(404, "EntryNotFound", "Entry not found", {"X-Repo-Commit": commit})
         content = path.read_bytes()
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("range", ""))
-        start = int(asked[1]) if asked else 0
-        more = (
-            {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"} if asked else {}
-        )
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("range", ""))
+        if self._hub.ignores_ranges:
+            asked = None
+        start, total = (int(asked[1]) if asked else 0), len(content)
+        content = content[: int(asked[2]) + 1] if asked and asked[2] else content
+        more = {"Content-Range": f"bytes {start}-{len(content) - 1}/{total}"} if asked else {}
         self._head(
             206 if asked else 200,
             len(content) - start,
@@ -166,7 +169,11 @@ class _Answer(BaseHTTPRequestHandler):
             piece = content[at : min(at + PIECE, end)]
             with hub.counting:  # before the client has it and looks
                 hub.sent[name] += len(piece)
-            self.wfile.write(piece)
+            try:
+                self.wfile.write(piece)
+            except ConnectionError:  # the client has what it wanted
+                self.close_connection = True
+                return
         if name in hub.silent_after:
             hub.released.wait(60)
         if end < len(content):

@@ -5,6 +5,7 @@ Every parameter is shaken: a fresh model has zero biases and unit norms, which h
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ _LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+OWN_HEAD = "tied_with_own_head"
+"""Its config.json says that it is tied, and its file has another head."""
 _FAMILIES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "llama2": (LlamaConfig, LlamaForCausalLM, {"num_key_value_heads": 4}),
     "llama3": (LlamaConfig, LlamaForCausalLM, {"rope_parameters": _LLAMA3_ROPE}),
@@ -59,6 +62,7 @@ _FAMILIES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     ),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 12, "attention_bias": True}),
     "tied": (LlamaConfig, LlamaForCausalLM, {"tie_word_embeddings": True}),
+    OWN_HEAD: (LlamaConfig, LlamaForCausalLM, {"tie_word_embeddings": False}),
 }
 FAMILIES = tuple(_FAMILIES)
 
@@ -76,4 +80,12 @@ def save_tiny(family: str, folder: Path, **config_overrides: Any) -> Any:
         for parameter in model.parameters():
             parameter += 0.2 * torch.randn_like(parameter)
     model.save_pretrained(folder)
+    if family == OWN_HEAD:
+        say(folder, tie_word_embeddings=True)
     return model
+
+
+def say(folder: Path, **keys: Any) -> None:
+    """In its config.json, whatever its files hold."""
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **keys}))
