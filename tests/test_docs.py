@@ -23,6 +23,7 @@ from edgeserve.clock import ManualClock
 from edgeserve.config import PREFIX, GatewaySettings, WorkerSettings
 from edgeserve.doctor.report import TITLES
 from edgeserve.errors import EdgeserveError, named_errors
+from edgeserve.gateway.api.responses.request import ResponsesRequest
 from edgeserve.gateway.app import create_app
 from edgeserve.gateway.openai_request import (
     ChatRequest,
@@ -257,6 +258,23 @@ def test_every_field_of_openais_routes_is_documented_with_what_it_must_be() -> N
         expected = {name: kind.model_fields[name].description for name in kind.names()}
 
         assert documented == expected
+
+
+def test_every_field_of_a_response_is_documented_with_what_it_must_be() -> None:
+    section = _section(_page("docs/http.md"), "## Responses")
+    documented = {_code(row[0]): row[1] for row in _rows(section)}
+    fields, shared = ResponsesRequest.model_fields, Parameters.model_fields.keys() - {"stop"}
+
+    assert documented == {
+        name: fields[name].description for name in ResponsesRequest.names() if name not in shared
+    }
+
+
+def test_every_field_of_a_response_that_is_not_read_or_refused_is_named() -> None:
+    section = _section(_page("docs/http.md"), "## Responses")
+    names = [*ResponsesRequest.NOT_SERVED, *ResponsesRequest.ACCEPTED]
+
+    assert [name for name in names if f"`{name}`" not in section] == []
 
 
 def test_every_field_of_openais_that_is_refused_is_documented() -> None:

@@ -15,6 +15,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 import edgeserve
+from edgeserve.gateway.api.responses.routes import responses_routes
 from edgeserve.gateway.border import Border, LimitBody, LimitHead, RequireKey, routing_error
 from edgeserve.gateway.dashboard import routes as dashboard
 from edgeserve.gateway.documented import ANY_OBJECT, JSON, documented
@@ -55,6 +56,7 @@ def create_app(parts: GatewayParts, tell: Sequence[Tell] = (log_exchange,)) -> F
     )
     app.include_router(native_routes(parts))
     app.include_router(openai_routes(parts))
+    app.include_router(responses_routes(parts))
     app.include_router(health_routes(parts))
     app.include_router(metrics_routes(parts))
     app.include_router(trace_routes(parts))

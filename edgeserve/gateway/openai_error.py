@@ -11,6 +11,7 @@ from edgeserve.errors import EdgeserveError
 
 OPENAI_PATHS = frozenset({
     "/v1/models", "/v1/models/{model}", "/v1/completions", "/v1/chat/completions",
+    "/v1/responses", "/v1/responses/{response}",
 })  # fmt: skip
 
 

@@ -40,10 +40,10 @@ TEMPLATE_ARGUMENTS_BYTES_MAX = 2**16
 
 _COUNT = "a whole number from 1, at most what the context leaves"
 _COUNT_OR_NONE = "a whole number from 0 (of the prompt only), at most what the context leaves"
-_Stops = Annotated[list[StopString], Field(max_length=STOPS_MAX, fail_fast=True)]
+Stops = Annotated[list[StopString], Field(max_length=STOPS_MAX, fail_fast=True)]
 
 
-def _listed(stop: Any) -> Any:
+def listed(stop: Any) -> Any:
     """One string as a list; an empty one asks for nothing."""
     if isinstance(stop, str):
         return [stop] if stop else None
@@ -56,6 +56,9 @@ def _few(arguments: Any) -> Any:
     if len(text.encode()) > TEMPLATE_ARGUMENTS_BYTES_MAX:
         raise ValueError
     return arguments
+
+
+TemplateArguments = Annotated[dict[str, Any], BeforeValidator(_few)]
 
 
 def _role(role: Any) -> Any:
@@ -164,7 +167,7 @@ class OpenAIRequest(Parameters, GrammarFields, Body):
     n: int | None = Field(
         None, ge=1, le=CHOICES_MAX, description=f"a whole number from 1 to {CHOICES_MAX}"
     )
-    stop: Annotated[_Stops | None, BeforeValidator(_listed)] = Field(
+    stop: Annotated[Stops | None, BeforeValidator(listed)] = Field(
         None, description=f"a string of at most 256 characters, or a list of at most {STOPS_MAX}"
     )
     stream: bool | None = Field(None, description="true or false")
@@ -304,7 +307,7 @@ class ChatRequest(OpenAIRequest, ToolFields):
         None, ge=0, le=20, description="a whole number from 0 to 20, above 0 only beside logprobs"
     )
 
-    chat_template_kwargs: Annotated[dict[str, Any] | None, BeforeValidator(_few)] = Field(
+    chat_template_kwargs: TemplateArguments | None = Field(
         None,
         description='an object of at most 64 KiB, such as {"enable_thinking": false}',
     )

@@ -105,14 +105,21 @@ def unknown(path: str, found: Iterable[str], names: Sequence[str]) -> list[str]:
 
 
 def not_supported(
-    path: str, wishes: Mapping[str, Any], neutral: Mapping[str, tuple[Any, ...]]
+    path: str,
+    wishes: Mapping[str, Any],
+    neutral: Mapping[str, tuple[Any, ...]],
+    reasons: Mapping[str, str] | None = None,
 ) -> Iterator[str]:
-    """`neutral` has the names that are not served, and for each the values that ask for nothing."""
+    """`neutral` has the names that are not served, and for each the values that ask for nothing;
+    `reasons` why some of them are not.
+    """
+    reasons = reasons or {}
     for name, values in neutral.items():
         value = wishes.get(name)
         if not any(type(value) is type(each) and value == each for each in values):
             cures = " or ".join(["leave it out", *(f"give {json.dumps(n)}" for n in values[1:])])
-            yield f"{path}{name} is {shown(value)}, which is not supported here: {cures}"
+            why = f", since {reasons[name]}" if name in reasons else ""
+            yield f"{path}{name} is {shown(value)}, which is not supported here{why}: {cures}"
 
 
 def wrong(error: Any, where: str, must: str) -> str:

@@ -22,7 +22,7 @@ TOOLS_KB_MAX = 256  # a long one takes 2; the model has to read all of it with e
 CHOICES = ("none", "auto", "required")
 
 
-def _few(tools: Any) -> Any:
+def few_tools(tools: Any) -> Any:
     """And writable: no NaN."""
     if len(json.dumps(tools, ensure_ascii=False, allow_nan=False).encode()) > TOOLS_KB_MAX * 1024:
         raise ValueError
@@ -56,6 +56,10 @@ def _object(text: Any) -> Any:
     return arguments
 
 
+Arguments = Annotated[dict[str, Any], BeforeValidator(_object), WithJsonSchema({"type": "string"})]
+"""Of a call, as JSON in a string."""
+
+
 class Tool(BaseModel):
     model_config = STRICT
 
@@ -70,9 +74,7 @@ class FunctionCalled(BaseModel):
     model_config = STRICT
 
     name: FunctionName
-    arguments: Annotated[
-        dict[str, Any], BeforeValidator(_object), WithJsonSchema({"type": "string"})
-    ]
+    arguments: Arguments
     parsed_arguments: Any = None
 
 
@@ -127,7 +129,7 @@ class ToolFields(BaseModel):
 
     model_config = STRICT
 
-    tools: Annotated[_Tools | None, BeforeValidator(_few)] = Field(
+    tools: Annotated[_Tools | None, BeforeValidator(few_tools)] = Field(
         None,
         description=f"a list of at most {TOOLS_MAX} functions, of {TOOLS_KB_MAX} KiB together, such"
         ' as {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}',
@@ -164,16 +166,23 @@ class ToolFields(BaseModel):
         )
 
     def tool_contradictions(self) -> Iterator[str]:
-        names = [tool.function.name for tool in self.tools or ()]
-        for name in sorted({name for name in names if names.count(name) > 1}):
-            yield f"tools has {names.count(name)} functions called {name}: give each its own name"
-        for tool in self.tools or ():
-            kind = tool.function.schema_["type"]
-            if kind != "object":
-                yield (
-                    f"the parameters of {tool.function.name} are of type {shown(kind)}, but "
-                    "arguments have names: describe an object"
-                )
+        functions = [tool.function for tool in self.tools or ()]
+        names = [function.name for function in functions]
+        yield from function_contradictions(functions)
         if self.tool_choice not in (None, "none", "auto") and not self.forced:
             known = f"known are {shown(', '.join(names))}" if names else "there are no tools"
             yield f"tool_choice is {cut(json.dumps(self.tool_choice))}, but {known}"
+
+
+def function_contradictions(functions: Sequence[Function]) -> Iterator[str]:
+    """What is wrong though each part by itself is right."""
+    names = [function.name for function in functions]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"tools has {names.count(name)} functions called {name}: give each its own name"
+    for function in functions:
+        kind = function.schema_["type"]
+        if kind != "object":
+            yield (
+                f"the parameters of {function.name} are of type {shown(kind)}, but arguments have "
+                "names: describe an object"
+            )

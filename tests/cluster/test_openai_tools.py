@@ -122,3 +122,27 @@ async def test_hugging_faces_client_reads_calls(url: str, monkeypatch: pytest.Mo
     asked = {key: ASK[key] for key in ("model", "messages", "tools", "max_tokens")}
     answer = client.chat_completion(**asked, tool_choice="required", seed=5)
     assert names_called(answer.choices[0].message)
+
+
+async def test_a_required_call_is_an_item_of_a_response(client: Any) -> None:
+    """Whole and streamed, and with what it said the conversation goes on."""
+    tools = [
+        {"type": "function", "name": name, "parameters": schema, "strict": True}
+        for name, schema in SCHEMAS.items()
+    ]
+    asked = {"model": "caller", "tools": tools, "max_output_tokens": 1500}
+    once = {"tool_choice": "required", "parallel_tool_calls": False, "temperature": 1.0}
+    extra = {"extra_body": {"seed": 3}}
+    whole = await client.responses.create(**asked, **once, **extra, input="Is it warm?")
+    (call,) = whole.output
+    jsonschema.validate(json.loads(call.arguments), SCHEMAS[call.name])
+    async with client.responses.stream(**asked, **once, **extra, input="Is it warm?") as stream:
+        events = [event async for event in stream]
+        final = await stream.get_final_response()
+    assert [(item.name, item.arguments) for item in final.output] == [(call.name, call.arguments)]
+    (done,) = [each for each in events if each.type == "response.function_call_arguments.done"]
+    assert done.arguments == call.arguments
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "21 degrees"}
+    items = [{"role": "user", "content": "Is it warm?"}, *whole.output, result]
+    after = await client.responses.create(**{**asked, "max_output_tokens": 5}, input=items)
+    assert after.usage.input_tokens > whole.usage.input_tokens

@@ -28,14 +28,23 @@ from tests.model.tiny import save_tiny
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
 
-GENERATING = ("/", "/generate", "/generate_stream", "/v1/completions", "/v1/chat/completions")
+GENERATING = (
+    "/", "/generate", "/generate_stream", "/v1/completions", "/v1/chat/completions",
+    "/v1/responses",
+)  # fmt: skip
 ASKED = (
     "/", "/livez", "/readyz", "/health", "/metrics", "/trace", "/v1/cluster", "/v1/models",
 )  # fmt: skip
+NAMED = (
+    ("/v1/models/{model}", "get"),
+    ("/v1/responses/{response}", "get"),
+    ("/v1/responses/{response}", "delete"),
+)
+"""Routes of one thing by its name."""
 MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
 """Requests that the document allows, and others."""
 CASES = int(os.environ.get("OPENAPI_CASES", "300")) // (len(GENERATING) * len(MODES))
-OFTEN_REFUSED = "/v1/chat/completions"
+OFTEN_REFUSED = ("/v1/chat/completions", "/v1/responses")
 """What fields mean for one another a schema cannot say: which role may call, or answer whom."""
 CHECKS = [
     not_a_server_error,
@@ -81,7 +90,7 @@ def test_whatever_is_posted_has_an_answer_of_the_document(
     assert statuses.total() >= CASES
     if mode is GenerationMode.NEGATIVE:
         assert statuses[200] == 0
-    elif path != OFTEN_REFUSED:
+    elif path not in OFTEN_REFUSED:
         assert statuses[200] > 0
 
 
@@ -94,4 +103,10 @@ def test_whatever_is_asked_has_an_answer_of_the_document(api: Any, path: str) ->
 def test_all_routes_are_in_the_document(api: Any) -> None:
     operations = {(each.ok().path, each.ok().method) for each in api.get_all_operations()}
     expected = {(path, "post") for path in GENERATING} | {(path, "get") for path in ASKED}
-    assert operations == expected
+    assert operations == expected | {*NAMED}
+
+
+@pytest.mark.parametrize(("path", "method"), NAMED)
+def test_a_name_that_nothing_has_is_not_found(api: Any, path: str, method: str) -> None:
+    case = api[path][method.upper()].Case(path_parameters={path.split("{")[1].strip("}"): "x"})
+    assert case.call_and_validate(checks=CHECKS, timeout=ANSWER_S).status_code == 404

@@ -16,7 +16,7 @@ from edgeserve.gateway.documented import OF_ANY_CONNECTION
 from edgeserve.gateway.openai_error import OPENAI_PATHS, error_document
 from edgeserve.gateway.parts import GatewayParts
 
-OF_ALL = {"200", "400", "401", "408", "413", "429", "431", "500"}
+OF_ALL = {"400", "401", "408", "413", "429", "431", "500"}
 SAID = [
     Overloaded("900 connections are open", retry_after_s=1),
     HeadersTooLarge("too long"),

@@ -33,6 +33,10 @@ class Body(BaseModel):
     """
     ACCEPTED: ClassVar[frozenset[str]] = frozenset()
     """Fields that are not read, and change nothing, whatever they hold."""
+    REASONS: ClassVar[Mapping[str, str]] = {}
+    """Why some of `NOT_SERVED` are not, and what to do instead."""
+    TAGS: ClassVar[frozenset[str]] = frozenset()
+    """What pydantic calls the kinds of a part that may be of several: no names in a body."""
     HIDDEN: ClassVar[frozenset[str]] = frozenset()
     """Fields of the class that a body cannot have."""
 
@@ -70,7 +74,7 @@ def parse_body(body: bytes, kind: type[Kind]) -> Kind:
     refused = {name: kind.NOT_SERVED[name] for name in kind.NOT_SERVED if name not in names}
     read = [name for name in document if name not in kind.ACCEPTED]
     problems = unknown("", read, [*names, *refused])
-    problems += not_supported("", document, refused)
+    problems += not_supported("", document, refused, kind.REASONS)
     request, more = _validated(kind, {name: document[name] for name in names if name in document})
     problems += more
     if request is None or problems:
@@ -98,7 +102,7 @@ def _validated(kind: type[Kind], known: dict[str, Any]) -> tuple[Kind | None, li
 
 
 def _problem(kind: type[Body], error: Any) -> str:
-    name, *places = error["loc"]
+    name, *places = (each for each in error["loc"] if each not in kind.TAGS)
     subject = f"{name} must" if places else "must"
     return wrong(
         error,
