@@ -25,6 +25,7 @@ from edgeserve.gateway.metrics import metrics_routes
 from edgeserve.gateway.native import native_routes
 from edgeserve.gateway.openai import openai_routes
 from edgeserve.gateway.parts import GatewayParts, ModelFacts
+from edgeserve.gateway.tokenize import tokenizer_routes
 from edgeserve.gateway.trace import trace_routes
 
 EXPOSED = (
@@ -57,6 +58,7 @@ def create_app(parts: GatewayParts, tell: Sequence[Tell] = (log_exchange,)) -> F
     app.include_router(native_routes(parts))
     app.include_router(openai_routes(parts))
     app.include_router(responses_routes(parts))
+    app.include_router(tokenizer_routes(parts))
     app.include_router(health_routes(parts))
     app.include_router(metrics_routes(parts))
     app.include_router(trace_routes(parts))

@@ -114,6 +114,11 @@ class ChatTemplate:
         self._renderer: _Renderer | None = None
 
     @property
+    def source(self) -> str | None:
+        """The template for chats without tools."""
+        return self._source
+
+    @property
     def call_syntax(self) -> Syntax | None:
         """In which the model calls functions; None if it cannot, or in a way that is not known."""
         return syntax_of(self._tools_source or "")

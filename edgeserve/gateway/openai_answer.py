@@ -14,6 +14,7 @@ from itertools import accumulate
 from operator import itemgetter
 from typing import Any, Protocol
 
+import edgeserve
 from edgeserve.clock import unix_ns
 from edgeserve.errors import EdgeserveError
 from edgeserve.gateway.answer import Piece
@@ -34,6 +35,8 @@ from edgeserve.gateway.run import Run, together
 from edgeserve.gateway.stream import Emit
 from edgeserve.gateway.tokenizer import Tokenizer
 
+FINGERPRINT = f"edgeserve-{edgeserve.__version__}"
+"""With which the same seed gives the same tokens; clients of TGI want it to be a string."""
 DONE = b"data: [DONE]\n\n"
 
 
@@ -64,6 +67,7 @@ class Reply:
             "id": form.prefix + secrets.token_hex(12),
             "created": unix_ns() // 10**9,
             "model": parts.model.served_as(asked.model),
+            "system_fingerprint": FINGERPRINT,
             **parts.notes(),
         }
 

@@ -9,34 +9,28 @@ What this module refuses to know: the model, its tokens and its chat template.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
 
 from edgeserve.families.sampling import SEED_MAX, TOP_LOGPROBS_MAX
 from edgeserve.gateway.api.body import Body
+from edgeserve.gateway.chat_prompt import ChatPromptFields
 from edgeserve.gateway.generate.conversation import Conversation
 from edgeserve.gateway.grammar_request import GrammarFields
-from edgeserve.gateway.message_content import content_text
-from edgeserve.gateway.refusal import REFUSED
 from edgeserve.gateway.request import COUNT_MAX, STOPS_MAX, STRICT, Parameters, StopString
-from edgeserve.gateway.tool_request import CallFields, ToolFields
 from edgeserve.gateway.unread_fields import ACCEPTED, NOT_SERVED
 from edgeserve.pipeline.generation import Scoring
 
 CHOICES_MAX = 16  # OpenAI has 128; here each holds pages for its worst case
 PROMPTS_MAX = 128
 """As many as may wait for their turn unless the operator says otherwise; lm-eval sends batches."""
-MESSAGES_MAX = 2048
 NATIVE_ONLY = frozenset({
     "max_new_tokens", "do_sample", "truncate", "return_full_text", "details", "top_n_tokens",
     "grammar", "decoder_input_details",
 })  # fmt: skip
 """Names of `/generate` that OpenAI has other words for, or none."""
-TEMPLATE_ARGUMENTS_BYTES_MAX = 2**16
 
 _COUNT = "a whole number from 1, at most what the context leaves"
 _COUNT_OR_NONE = "a whole number from 0 (of the prompt only), at most what the context leaves"
@@ -48,24 +42,6 @@ def listed(stop: Any) -> Any:
     if isinstance(stop, str):
         return [stop] if stop else None
     return stop
-
-
-def _few(arguments: Any) -> Any:
-    """And writable: no NaN, and no half of a surrogate pair."""
-    text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
-    if len(text.encode()) > TEMPLATE_ARGUMENTS_BYTES_MAX:
-        raise ValueError
-    return arguments
-
-
-TemplateArguments = Annotated[dict[str, Any], BeforeValidator(_few)]
-
-
-def _role(role: Any) -> Any:
-    if role == "function":
-        why = 'is "function", which is not supported: send role tool, with a tool_call_id'
-        raise PydanticCustomError(REFUSED, "{why}", {"why": why})
-    return role
 
 
 def _prompts(value: Any) -> Any:
@@ -98,56 +74,6 @@ class StreamOptions(BaseModel):
     """vLLM's: each chunk has the usage so far, too. Nothing without `include_usage`."""
     include_obfuscation: bool | None = None
     """OpenAI's, of padding that hides how long tokens are: there is none here."""
-
-
-class Message(CallFields):
-    """An answer of ours can be sent back as it came, nulls included, and so can one of others: what
-    they add to it is not read.
-    """
-
-    model_config = STRICT
-
-    role: Annotated[
-        Literal["system", "developer", "user", "assistant", "tool"], BeforeValidator(_role)
-    ]
-    content: Annotated[str, BeforeValidator(content_text)]
-    name: str | None = Field(None, max_length=256)
-    refusal: str | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-    """The same by vLLM's newer name."""
-    audio: None = None
-    function_call: None = None
-    prefix: Literal[False] | None = None
-    annotations: Any = None
-    parsed: Any = None
-    reasoning_details: Any = None
-    thinking_blocks: Any = None
-    provider_specific_fields: Any = None
-    cache_control: Any = None
-    id: Any = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _may_say_nothing(cls, message: Any) -> Any:
-        """An assistant that only thought, called or refused. Templates are given a content in any
-        case.
-        """
-        if not isinstance(message, dict) or message.get("role") != "assistant":
-            return message
-        if message.get("content") is not None:
-            return message
-        return {**message, "content": message.get("refusal") or ""}
-
-    def told(self) -> dict[str, Any]:
-        """To a chat template, which may ask whether something is there."""
-        told = {"role", "content", "name", "tool_call_id"}
-        thought = self.reasoning_content or self.reasoning
-        return {
-            **self.model_dump(include=told, exclude_none=True),
-            **({"reasoning_content": thought} if thought else {}),
-            **self.told_calls(),
-        }
 
 
 class OpenAIRequest(Parameters, GrammarFields, Body):
@@ -293,36 +219,17 @@ class CompletionRequest(OpenAIRequest):
             )
 
 
-class ChatRequest(OpenAIRequest, ToolFields):
-    messages: list[Message] = Field(
-        min_length=1,
-        max_length=MESSAGES_MAX,
-        fail_fast=True,
-        description=f"a list of 1 to {MESSAGES_MAX} messages such as "
-        '{"role": "user", "content": "Hello"}: role is system, developer, user, assistant or tool, '
-        "content a string or a list of text parts, arguments of a call an object as JSON",
-    )
+class ChatRequest(OpenAIRequest, ChatPromptFields):
     logprobs: bool | None = Field(None, description="true or false")
     top_logprobs: int | None = Field(
         None, ge=0, le=20, description="a whole number from 0 to 20, above 0 only beside logprobs"
     )
 
-    chat_template_kwargs: TemplateArguments | None = Field(
-        None,
-        description='an object of at most 64 KiB, such as {"enable_thinking": false}',
-    )
-    reasoning_effort: str | None = Field(
-        None, max_length=64, description="a string of at most 64 characters, such as low"
-    )
-    add_generation_prompt: bool | None = Field(None, description="true or false")
-
     def contradictions(self) -> Iterator[str]:
         yield from super().contradictions()
         if self.top_logprobs and not self.logprobs:
             yield "top_logprobs is given, but logprobs is not true: leave it out"
-        yield from self.tool_contradictions()
-        for i, message in enumerate(self.messages):
-            yield from message.call_contradictions(f"messages[{i}]", message.role)
+        yield from self.prompt_contradictions()
         if self.callable and self.held_to is not None:
             yield (
                 "the answer is to be held to a grammar, but tools may be called instead: "
@@ -335,17 +242,13 @@ class ChatRequest(OpenAIRequest, ToolFields):
 
     def conversation(self) -> Conversation:
         """The same in no dialect."""
-        effort = self.reasoning_effort
         return Conversation(
             messages=[message.told() for message in self.messages],
             answers=[self.wishes(answer) for answer in range(self.count)],
             stop=self.stop or (),
             tools=self.told_tools(),
             held_to=self.held_to,
-            template_arguments={
-                **({} if effort is None else {"reasoning_effort": effort}),
-                **(self.chat_template_kwargs or {}),
-            },
+            template_arguments=self.template_arguments,
             asks_for_answer=self.add_generation_prompt is not False,
             frames_prompt=bool(self.add_special_tokens),
             cache_salt=self.cache_salt or "",

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from edgeserve.errors import BadModel
@@ -57,7 +58,8 @@ def read_tokenizer(folder: Path) -> Tokenizer:
 
 
 class Tokenizer:
-    """`prefix` and `suffix` are the ids put around every prompt, such as that of `<s>`; `shown` are
+    """`prefix` and `suffix` are the ids put around every prompt, such as that of `<s>`; `named` are
+    texts of special tokens by what the configuration calls them, such as `bos_token`; `shown` are
     no special ones, whatever the vocabulary says.
     """
 
@@ -67,7 +69,7 @@ class Tokenizer:
         *,
         prefix: Sequence[int] = (),
         suffix: Sequence[int] = (),
-        specials: Iterable[int] = (),
+        named: Mapping[str, str] = MappingProxyType({}),
         shown: Iterable[int] = (),
         eos_ids: Iterable[int] = (),
     ) -> None:
@@ -75,8 +77,10 @@ class Tokenizer:
         self.suffix = tuple(suffix)
         self.eos_ids = frozenset(eos_ids)
         """What the tokenizer's own configuration calls the end of a text."""
+        self.named = dict(named)
         self._vocabulary = vocabulary
-        self._specials = (vocabulary.specials | frozenset(specials)) - frozenset(shown)
+        specials = {i for i in map(vocabulary.token_id, named.values()) if i is not None}
+        self._specials = (vocabulary.specials | specials) - frozenset(shown)
         self.special_ids = {self.piece(each): each for each in sorted(self._specials)}
         """By what a special token would be spelt as, if it had a text."""
 
@@ -95,11 +99,12 @@ class Tokenizer:
         """Of a text that brings its own frame, as chat templates write it."""
         return self._vocabulary.encode(text)
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """All at once, without special tokens. A `Detokenizer` gives the same text piece by
-        piece.
+    def decode(self, ids: Iterable[int], *, shows_specials: bool = False) -> str:
+        """All at once, without special tokens unless they are asked for. A `Detokenizer` gives the
+        same text piece by piece.
         """
-        text = b"".join(self.token_bytes(i) for i in ids if not self.is_special(i))
+        shown_ids = ids if shows_specials else (i for i in ids if not self.is_special(i))
+        text = b"".join(map(self.token_bytes, shown_ids))
         shown = text.decode(errors="replace")
         return shown.removeprefix(" ") if self.drops_first_space else shown
 
@@ -154,7 +159,7 @@ class _Config:
     bos: str | None
     eos: tuple[str, ...]
     """The first is what ends a prompt, if it is to be ended; each ends an answer."""
-    specials: tuple[str, ...]
+    named: Mapping[str, str]
     adds_bos: bool | None
     adds_eos: bool | None
     added: Mapping[str, int]
@@ -172,7 +177,7 @@ def _read_config(folder: Path) -> _Config:
     return _Config(
         bos=texts["bos_token"],
         eos=tuple(dict.fromkeys(text for text in ends if text)),
-        specials=tuple(text for text in texts.values() if text is not None),
+        named={name: text for name, text in texts.items() if text is not None},
         adds_bos=config.get("add_bos_token"),
         adds_eos=config.get("add_eos_token"),
         added={
@@ -208,12 +213,11 @@ def _assemble(vocabulary: Vocabulary, config: _Config, folder: Path) -> Tokenize
     ends = [i for i in map(id_of, config.eos) if i is not None]
     eos = id_of(config.eos[0]) if config.eos else None
     bos = None if config.bos is None else id_of(config.bos)
-    specials = (id_of(text) for text in config.specials)
     return Tokenizer(
         vocabulary,
         prefix=_frame(config.adds_bos, bos, vocabulary.prefix, f"{folder}: bos"),
         suffix=_frame(config.adds_eos, eos, vocabulary.suffix, f"{folder}: eos"),
-        specials=[i for i in specials if i is not None],
+        named=config.named,
         shown=[i for i in map(id_of, TAGS) if i is not None],
         eos_ids=[*ends, *vocabulary.eos_ids],
     )

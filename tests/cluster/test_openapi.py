@@ -28,12 +28,13 @@ from tests.model.tiny import save_tiny
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
 
-GENERATING = (
+POSTED = (
     "/", "/generate", "/generate_stream", "/v1/completions", "/v1/chat/completions",
-    "/v1/responses",
+    "/v1/responses", "/tokenize", "/detokenize",
 )  # fmt: skip
 ASKED = (
     "/", "/livez", "/readyz", "/health", "/metrics", "/trace", "/v1/cluster", "/v1/models",
+    "/tokenizer_info",
 )  # fmt: skip
 NAMED = (
     ("/v1/models/{model}", "get"),
@@ -43,9 +44,11 @@ NAMED = (
 """Routes of one thing by its name."""
 MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
 """Requests that the document allows, and others."""
-CASES = int(os.environ.get("OPENAPI_CASES", "300")) // (len(GENERATING) * len(MODES))
-OFTEN_REFUSED = ("/v1/chat/completions", "/v1/responses")
-"""What fields mean for one another a schema cannot say: which role may call, or answer whom."""
+CASES = int(os.environ.get("OPENAPI_CASES", "300")) // (len(POSTED) * len(MODES))
+OFTEN_REFUSED = ("/v1/chat/completions", "/v1/responses", "/detokenize")
+"""What fields mean for one another a schema cannot say: which role may call, or answer whom; nor
+does it know the vocabulary.
+"""
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
@@ -72,7 +75,7 @@ def api(workers: tuple[Address, ...], module_gateway: StartGateway, brief: Path)
 
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.value)
-@pytest.mark.parametrize("path", GENERATING)
+@pytest.mark.parametrize("path", POSTED)
 def test_whatever_is_posted_has_an_answer_of_the_document(
     api: Any, path: str, mode: GenerationMode
 ) -> None:
@@ -102,7 +105,7 @@ def test_whatever_is_asked_has_an_answer_of_the_document(api: Any, path: str) ->
 
 def test_all_routes_are_in_the_document(api: Any) -> None:
     operations = {(each.ok().path, each.ok().method) for each in api.get_all_operations()}
-    expected = {(path, "post") for path in GENERATING} | {(path, "get") for path in ASKED}
+    expected = {(path, "post") for path in POSTED} | {(path, "get") for path in ASKED}
     assert operations == expected | {*NAMED}
 
 

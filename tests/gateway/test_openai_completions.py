@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+import edgeserve
 from edgeserve.clock import ManualClock
 from edgeserve.errors import StageUnavailable
 from edgeserve.gateway.app import create_app
@@ -86,6 +87,7 @@ async def test_the_answer_is_in_openais_shape(client: httpx.AsyncClient) -> None
     assert answer == {
         "object": "text_completion",
         "model": "fake",
+        "system_fingerprint": f"edgeserve-{edgeserve.__version__}",
         "choices": [{"index": 0, "text": "hellohe", "logprobs": None, "finish_reason": "length"}],
         "usage": usage(5, 7),
     }

@@ -69,7 +69,11 @@ class ChatStarter:
 
     async def prompt_tokens(self, asked: Conversation) -> int:
         """How many tokens the conversation has as a prompt. Nothing is generated."""
-        return len(await self._tokens(asked, self._tool_use(asked)))
+        return len(await self.tokens(asked))
+
+    async def tokens(self, asked: Conversation) -> Sequence[int]:
+        """The conversation as a prompt."""
+        return await self._tokens(asked, self._tool_use(asked))
 
     async def _tokens(self, asked: Conversation, use: ToolUse | None) -> Sequence[int]:
         text, truncate = await self._text(asked, use), asked.answers[0].truncate
