@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from edgeserve.errors import BadModel
+from edgeserve.families import head
 from edgeserve.families.checkpoint import INDEX
 from edgeserve.families.folder import (
     ModelSource,
@@ -106,6 +107,17 @@ def test_one_number_is_enough(place: int, tied: Path) -> None:
     head = tensors[EMBEDDING].clone()
     head.view(-1)[place] += 1e-6
     write(tied, {**tensors, HEAD: head})
+    assert not opened(tied).spec.head_tied
+
+
+def test_they_are_compared_to_the_end(tied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head, "BLOCK_BYTES", 1000)  # of 12,672
+    tensors = tensors_of(tied)
+    own = tensors[EMBEDDING].clone()
+    write(tied, {**tensors, HEAD: own})
+    assert opened(tied).spec.head_tied
+    own.view(-1)[-1] += 1
+    write(tied, {**tensors, HEAD: own})
     assert not opened(tied).spec.head_tied
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.types import Message
 
 from edgeserve.gateway.app import create_app
 from edgeserve.gateway.parts import GatewayParts
@@ -36,6 +37,22 @@ async def test_every_get_answers_head_without_a_body(
         kept = {name: value for name, value in whole.headers.items() if name not in varies}
         assert kept.items() <= dict(head.headers).items(), path
         assert "content-length" in head.headers
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/none", "/nothing"])
+async def test_nothing_of_a_body_is_sent_for_head(path: str, parts: GatewayParts) -> None:
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "HEAD", "path": path, "headers": [], "query_string": b""}
+    await create_app(parts)(scope, receive, send)
+    assert sent[0]["type"] == "http.response.start"
+    assert b"".join(each.get("body", b"") for each in sent[1:]) == b""
 
 
 async def test_head_is_answered_over_a_real_connection(

@@ -26,7 +26,7 @@ from edgeserve.pipeline.supply import Delivery, Supplier
 from edgeserve.wire import supply
 from edgeserve.wire.client import WorkerClient
 from edgeserve.wire.messages import LoadOrder, LoadProgress
-from tests.model.tiny import save_tiny
+from tests.model.tiny import OWN_HEAD, save_tiny
 from tests.wire.fake_worker import ORDER, FakeHandler, serving
 
 STAGE = cut((2, 2))[0]
@@ -79,6 +79,12 @@ async def test_it_sends_what_is_wanted_and_counts_as_the_worker_does(box: Box) -
     assert order.weights_hash == weights_hash(manifest.tensors)
     assert (steps[-1].bytes_done, steps[-1].doing) == (sum(sizes), "streaming")
     assert {each.doing for each in steps} == {"hashing", "comparing files", "streaming"}
+
+
+def test_a_worker_is_told_what_the_head_is(tmp_path: Path) -> None:
+    save_tiny(OWN_HEAD, tmp_path / "model")
+    order = Box(tmp_path / "model", tmp_path / "cache").order
+    assert told_model("x", order.config).spec.spec_hash == order.spec_hash
 
 
 async def test_a_tensor_is_sent_in_parts_of_its_own_bytes(
