@@ -114,9 +114,17 @@ class ChatTemplate:
         self._renderer: _Renderer | None = None
 
     @property
-    def source(self) -> str | None:
-        """The template for chats without tools."""
-        return self._source
+    def told(self) -> str | None:
+        """The template for chats without tools, for those who render it themselves. They may not
+        know the texts of special tokens that it names, so it sets them, unless it is given others.
+        """
+        if self._source is None:
+            return None
+        named = ((name, text) for name, text in self._tokens.items() if name in self._source)
+        head = (
+            f"{{%- set {name} = {name} | default({json.dumps(text)}) %}}" for name, text in named
+        )
+        return "".join(head) + self._source
 
     @property
     def call_syntax(self) -> Syntax | None:

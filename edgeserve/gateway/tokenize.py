@@ -105,7 +105,7 @@ class _Routes:
             "unk_token": named.get("unk_token"),
             "add_bos_token": bool(self._tokenizer.prefix),
             "add_eos_token": bool(self._tokenizer.suffix),
-            "chat_template": None if template is None else template.source,
+            "chat_template": None if template is None else template.told,
         }
 
     async def _tokens(self, asked: TokenizePrompt | TokenizeChat) -> Sequence[int]:

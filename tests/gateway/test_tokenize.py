@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jinja2
 import pytest
 
 from edgeserve.clock import ManualClock
@@ -171,8 +172,21 @@ async def test_the_tokenizer_says_what_it_puts_around_a_text(
         "unk_token": None,
         "add_bos_token": True,
         "add_eos_token": False,
-        "chat_template": TEMPLATE,
+        "chat_template": '{%- set bos_token = bos_token | default("<s>") %}' + TEMPLATE,
     }
+
+
+async def test_the_template_can_be_rendered_by_those_who_know_no_special_tokens(
+    client: httpx.AsyncClient, tokenizer: Tokenizer
+) -> None:
+    told = (await client.get("/tokenizer_info")).json()["chat_template"]
+    given = {"messages": HELLO, "add_generation_prompt": True, "think": False}
+    plain = jinja2.Environment(undefined=jinja2.StrictUndefined)  # no web page
+    template = plain.from_string(told)
+    prompt = template.render(**given, reasoning_effort="")
+    tokens = (await posted(client, "/tokenize", messages=HELLO))["tokens"]
+    assert tokenizer.encode_bare(prompt) == tokens
+    assert template.render(**given, reasoning_effort="", bos_token="[B]").startswith("[B]user")
 
 
 async def test_what_the_folder_does_not_name_is_null(
