@@ -70,7 +70,7 @@ TOKENIZER_CONFIG: dict[str, object] = {
     "bos_token": "<s>",
     "eos_token": "</s>",
     "unk_token": "<unk>",
-    "legacy": False,
+    "legacy": True,
     "model_max_length": CONTEXT,
     "clean_up_tokenization_spaces": False,
     "chat_template": CHAT_TEMPLATE,

@@ -195,3 +195,8 @@ def test_the_tokenizer_has_as_many_pieces_as_the_model_has_rows(
     tokenizer: SentencePieceProcessor,
 ) -> None:
     assert tokenizer.vocab_size() == read_json("config.json")["vocab_size"]
+
+
+def test_what_follows_a_special_token_is_encoded_as_it_was_in_training() -> None:
+    """By itself, with a space of its own before it: that is what `legacy` says."""
+    assert read_json("tokenizer_config.json")["legacy"] is True

@@ -151,7 +151,7 @@ class OpenAI:
         return await self._completions.encode(prompt, truncate, framed=framed)
 
     def _text(self, given: str | list[int], prompt: Sequence[int], asked: CompletionRequest) -> str:
-        """What was read of a prompt."""
+        """What was read of a prompt; of tokens also the special ones, which a text spells out."""
         if isinstance(given, str) and asked.truncate_prompt_tokens is None:
             return given
-        return self._parts.tokenizer.decode(prompt)
+        return self._parts.tokenizer.decode(prompt, shows_specials=isinstance(given, list))

@@ -10,20 +10,16 @@ from __future__ import annotations
 import codecs
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from edgeserve.errors import BadModel
+from edgeserve.gateway.sentencepiece_model import Added, read_sentencepiece
 from edgeserve.gateway.tool_call import TAGS
-from edgeserve.gateway.vocabulary import (
-    ByteVocabulary,
-    JsonVocabulary,
-    SentencePieceVocabulary,
-    Vocabulary,
-)
+from edgeserve.gateway.vocabulary import ByteVocabulary, Vocabulary, read_json_vocabulary
 
 _log = logging.getLogger(__name__)
 
@@ -43,13 +39,13 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     json_path, model_path = folder / "tokenizer.json", folder / "tokenizer.model"
     if json_path.is_file():
         try:
-            return _assemble(JsonVocabulary(json_path), config, folder)
+            return _assemble(read_json_vocabulary(json_path), config, folder)
         except BadModel as error:
             if not model_path.is_file():
                 raise
             _log.warning("%s; reading %s instead", error, model_path.name)
     if model_path.is_file():
-        vocabulary = SentencePieceVocabulary(model_path, config.added, config.added_specials)
+        vocabulary = read_sentencepiece(model_path, config.flags, config.added)
         return _assemble(vocabulary, config, folder)
     raise BadModel(
         f"{folder} has no tokenizer: looked for {json_path.name} and {model_path.name}; "
@@ -162,9 +158,10 @@ class _Config:
     named: Mapping[str, str]
     adds_bos: bool | None
     adds_eos: bool | None
-    added: Mapping[str, int]
-    """Tokens that came after training, and which of their ids are special."""
-    added_specials: frozenset[int]
+    added: tuple[Added, ...]
+    """Tokens that came after training, and those of the vocabulary that more is said of."""
+    flags: Mapping[str, Any]
+    """All of `tokenizer_config.json`."""
 
 
 def _read_config(folder: Path) -> _Config:
@@ -173,18 +170,44 @@ def _read_config(folder: Path) -> _Config:
     names = ("bos_token", "eos_token", "pad_token", "unk_token")
     texts = {name: token_text(config.get(name)) or token_text(older.get(name)) for name in names}
     ends = (texts["eos_token"], token_text(older.get("eos_token")))
-    listed = config.get("added_tokens_decoder", {})
     return _Config(
         bos=texts["bos_token"],
         eos=tuple(dict.fromkeys(text for text in ends if text)),
         named={name: text for name, text in texts.items() if text is not None},
         adds_bos=config.get("add_bos_token"),
         adds_eos=config.get("add_eos_token"),
-        added={
-            **read_object(folder / "added_tokens.json"),
-            **{each["content"]: int(i) for i, each in listed.items()},
-        },
-        added_specials=frozenset(int(i) for i, each in listed.items() if each.get("special")),
+        added=tuple(_added(folder, config, older)),
+        flags=config,
+    )
+
+
+def _added(folder: Path, config: Mapping[str, Any], older: Mapping[str, Any]) -> Iterator[Added]:
+    """What is said of a token last is what counts."""
+    listed = config.get("added_tokens_decoder", {})
+    ids = {each["content"]: int(i) for i, each in listed.items()}
+    ids = {**read_object(folder / "added_tokens.json"), **ids}
+    yield from (Added(content=content, id=i) for content, i in ids.items())
+    for token in (*_named(older), *_named(config)):
+        text = token_text(token)
+        if text:
+            yield _told(token if isinstance(token, dict) else {}, text, ids.get(text), special=True)
+    for each in listed.values():
+        content = each["content"]
+        yield _told(each, content, ids[content], special=bool(each.get("special")))
+
+
+def _named(config: Mapping[str, Any]) -> Iterator[Any]:
+    """Special tokens, by their role or without any."""
+    yield from (config.get(f"{name}_token") for name in ("bos", "eos", "pad", "unk"))
+    for name in ("additional_special_tokens", "extra_special_tokens"):
+        more = config.get(name) or []
+        yield from more.values() if isinstance(more, dict) else more
+
+
+def _told(token: Mapping[str, Any], content: str, i: int | None, *, special: bool) -> Added:
+    flags = {name: bool(token.get(name)) for name in ("lstrip", "rstrip", "single_word")}
+    return Added(
+        content=content, id=i, special=special, normalized=token.get("normalized"), **flags
     )
 
 

@@ -1,5 +1,4 @@
-"""Three kinds of vocabulary behind one face: text to ids, and an id to the bytes that it stands
-for.
+"""Kinds of vocabulary behind one face: text to ids, and an id to the bytes that it stands for.
 
 Decoding here is per token: every id means the same bytes wherever it stands, so a stream of tokens
 decodes at constant cost and to exactly the text that all of them together give. The libraries
@@ -18,7 +17,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import sentencepiece
 import tokenizers
 
 from edgeserve.errors import BadModel, UnsupportedModel
@@ -54,21 +52,31 @@ class Vocabulary(Protocol):
     def token_bytes(self, token_id: int) -> bytes: ...
 
 
-class JsonVocabulary:
-    """`tokenizer.json`."""
+class LibraryVocabulary:
+    """A tokenizer of the library `tokenizers`. `path` is the file that it was read from, and
+    `prefix` goes before what its post-processor says.
+    """
 
-    eos_ids: frozenset[int] = frozenset()
-
-    def __init__(self, path: Path) -> None:
-        self._encoder = _load_json_tokenizer(path)
+    def __init__(
+        self,
+        encoder: tokenizers.Tokenizer,
+        path: Path,
+        *,
+        prefix: tuple[int, ...] = (),
+        eos_ids: frozenset[int] = frozenset(),
+    ) -> None:
+        self._encoder = encoder
         self._encoder.no_truncation()
         self._encoder.no_padding()
-        decoder = json.loads(self._encoder.to_str())["decoder"]
-        self._to_bytes, self.drops_first_space = _decoding(decoder, path)
-        self.size = self._encoder.get_vocab_size()
+        document = json.loads(self._encoder.to_str())
+        self._to_bytes, self.drops_first_space = _decoding(document["decoder"], path)
+        self.size = max(self._encoder.get_vocab().values(), default=-1) + 1
         added = self._encoder.get_added_tokens_decoder()
+        self._own_texts = _own_texts(document, {i: each.content for i, each in added.items()})
         self.specials = frozenset(i for i, token in added.items() if token.special)
-        self.prefix, self.suffix = self._template()
+        self.eos_ids = eos_ids
+        before, self.suffix = self._template()
+        self.prefix = prefix or before
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = self._encoder.encode(text, add_special_tokens=False).ids
@@ -82,7 +90,8 @@ class JsonVocabulary:
         return self._encoder.id_to_token(token_id) or ""
 
     def token_bytes(self, token_id: int) -> bytes:
-        return self._to_bytes(self.piece(token_id))
+        own = self._own_texts.get(token_id)
+        return self._to_bytes(self.piece(token_id)) if own is None else own
 
     def _template(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """What its post-processor puts before and after a text."""
@@ -94,71 +103,9 @@ class JsonVocabulary:
         return (), ()
 
 
-class SentencePieceVocabulary:
-    """`tokenizer.model`, with the tokens that the folder's JSON files add to it.
-
-    Text after a special token gets a space of its own, as the reference's 'legacy' mode and older
-    `tokenizer.json` do.
-    """
-
-    prefix: tuple[int, ...]
-    suffix: tuple[int, ...] = ()
-
-    def __init__(
-        self, path: Path, added: Mapping[str, int], added_specials: frozenset[int]
-    ) -> None:
-        self._model = _load_sentencepiece(path)
-        own = self._model.get_piece_size()
-        self._own_size = own
-        self._added = {i: piece for piece, i in added.items() if i >= own}
-        self.size = max([own - 1, *self._added]) + 1
-        controls = [i for i in range(own) if self._model.is_control(i)]
-        unknown = self._model.unk_id()
-        self.specials = frozenset([*controls, unknown, *added_specials])
-        self.eos_ids = frozenset({self._model.eos_id()} - {-1})
-        self.prefix = (self._model.bos_id(),) if self._model.bos_id() >= 0 else ()
-        self.drops_first_space = self._drops_first_space()
-        self._ids = {self._model.id_to_piece(i): i for i in controls}
-        self._ids |= {piece: i for i, piece in self._added.items()}
-        longest_first = sorted(self._ids, key=len, reverse=True)
-        self._spelt_out = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
-
-    def encode(self, text: str) -> list[int]:
-        ids: list[int] = []
-        for part in self._spelt_out.split(text) if self._ids else [text]:
-            known = self._ids.get(part)
-            ids += self._model.encode(part) if known is None else [known]
-        return ids
-
-    def token_id(self, piece: str) -> int | None:
-        if piece in self._ids:
-            return self._ids[piece]
-        found: int = self._model.piece_to_id(piece)
-        return found if self._model.id_to_piece(found) == piece else None
-
-    def piece(self, token_id: int) -> str:
-        if token_id < self._own_size:
-            piece: str = self._model.id_to_piece(token_id)
-            return piece
-        return self._added.get(token_id, "")
-
-    def token_bytes(self, token_id: int) -> bytes:
-        piece = self.piece(token_id)
-        if token_id >= self._own_size:
-            return piece.encode()
-        if self._model.is_byte(token_id):
-            return _byte_fallback(piece)
-        return piece.replace(SPACE, " ").encode()
-
-    def _drops_first_space(self) -> bool:
-        """Asked of the model itself: whether a text that begins with a space decodes to one that
-        does.
-        """
-        for i in range(self._own_size):
-            piece = self._model.id_to_piece(i)
-            if piece.startswith(SPACE) and len(piece) > 1:
-                return not self._model.decode([i]).startswith(" ")
-        return False
+def read_json_vocabulary(path: Path) -> LibraryVocabulary:
+    """`tokenizer.json`. Raises BadModel."""
+    return LibraryVocabulary(_load_json_tokenizer(path), path)
 
 
 class ByteVocabulary:
@@ -193,22 +140,71 @@ class ByteVocabulary:
 
 def _load_json_tokenizer(path: Path) -> tokenizers.Tokenizer:
     try:
-        return tokenizers.Tokenizer.from_file(str(path))
+        encoder = tokenizers.Tokenizer.from_file(str(path))
+        document = json.loads(path.read_bytes())
+        added = document.get("added_tokens") or []
+        if all(encoder.token_to_id(each["content"]) == each["id"] for each in added):
+            return encoder
+        return tokenizers.Tokenizer.from_str(json.dumps(_with_their_ids(document)))
     except Exception as error:  # noqa: BLE001  # a library's border: it raises nothing narrower
         raise BadModel(f"{path} cannot be read as a tokenizer: {error}") from None
 
 
-def _load_sentencepiece(path: Path) -> sentencepiece.SentencePieceProcessor:
+def _with_their_ids(document: dict[str, Any]) -> dict[str, Any]:
+    """The library numbers added tokens one after the other, and leaves no id out as files may. It
+    takes the number of one that is in the vocabulary.
+    """
+    vocab = document["model"]["vocab"]
+    if isinstance(vocab, dict):
+        named = {each["content"]: each["id"] for each in document["added_tokens"]}
+        document["model"]["vocab"] = {**vocab, **named}
+    return document
+
+
+def _own_texts(document: Mapping[str, Any], added: Mapping[int, str]) -> dict[int, bytes]:
+    """Added tokens stand for the text that they were found as. Where letters stand for bytes,
+    theirs do not, even if all of them could.
+
+    One that is also put together of bytes is these, if they make a text, or if it is one byte of a
+    longer character.
+    """
+    if _kinds(document["decoder"]) != ["ByteLevel"]:
+        return {}
+    texts = {i: content.encode() for i, content in added.items()}
+    bytes_of = {i: _byte_level(content) for i, content in added.items()}
+    doubtful = [
+        i for i, each in bytes_of.items() if each != texts[i] and (_is_text(each) or each in _PARTS)
+    ]
+    made = _made_of_bytes(document["model"], {added[i] for i in doubtful})
+    return {i: text for i, text in texts.items() if added[i] not in made}
+
+
+def _made_of_bytes(model: Mapping[str, Any], pieces: set[str]) -> set[str]:
+    """Those that are letters of the vocabulary, or that merges make."""
+    if not pieces:
+        return set()
+    merges = (m.split(" ") if isinstance(m, str) else m for m in model.get("merges", ()))
+    merged = {left + right for left, right in merges}
+    return {
+        each for each in pieces if each in merged or (len(each) == 1 and each in model["vocab"])
+    }
+
+
+def _is_text(text: bytes) -> bool:
     try:
-        return sentencepiece.SentencePieceProcessor(model_file=str(path))
-    except (OSError, RuntimeError, ValueError) as error:
-        raise BadModel(f"{path} cannot be read as a sentencepiece model: {error}") from None
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+_PARTS = frozenset(bytes([byte]) for byte in (*range(0x80, 0xC0), *range(0xC2, 0xF5)))
+"""Single bytes that are a part of some character."""
 
 
 def _decoding(decoder: Mapping[str, Any] | None, path: Path) -> tuple[Callable[[str], bytes], bool]:
     """How a piece becomes bytes, and whether the text's first space is dropped."""
-    steps = _steps(decoder)
-    kinds = [step["type"] for step in steps]
+    steps, kinds = _steps(decoder), _kinds(decoder)
     if kinds == ["ByteLevel"]:
         return _byte_level, False
     known = {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"}
@@ -230,6 +226,10 @@ def _decoding(decoder: Mapping[str, Any] | None, path: Path) -> tuple[Callable[[
         return piece.encode()
 
     return to_bytes, any(map(_drops_space, steps))
+
+
+def _kinds(decoder: Mapping[str, Any] | None) -> list[str]:
+    return [step["type"] for step in _steps(decoder)]
 
 
 def _steps(decoder: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:

@@ -141,3 +141,14 @@ async def test_a_special_token_beyond_the_model_is_no_stop_token(model: Model) -
     wishes = {"stop": ["<s>"], "max_new_tokens": 1}
     answer = await client.post("/generate", json={"inputs": "<unk>", "parameters": wishes})
     assert answer.status_code in (200, 422), answer.text
+
+
+async def test_an_echo_of_tokens_has_the_special_tokens_that_an_echo_of_text_has(
+    model: Model,
+) -> None:
+    client, _ = model.saying("x")
+    ids = model.ids(BOS, "the", EOS, "girl")
+    for prompt in ("<s>the</s>girl", ids):
+        fields = {"prompt": prompt, "echo": True, "max_tokens": 1, "temperature": 0}
+        answer = await client.post("/v1/completions", json=fields)
+        assert answer.json()["choices"][0]["text"] == "<s>the</s>girlx"

@@ -26,10 +26,13 @@ TEXT = st.text(
 )
 
 
-def library_decode(folder: Path, ids: list[int]) -> str:
+def library_decode(folder: Path, ids: list[int], *, skips_specials: bool = True) -> str:
     """The text according to the library that the files are made for."""
     if (folder / "tokenizer.json").exists():
-        return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")).decode(ids)
+        library = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        return library.decode(ids, skip_special_tokens=skips_specials)
+    if not skips_specials:  # sentencepiece has none of its own to show
+        return "<s> the girl</s>" if ids[0] == 1 else ""
     processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
     return str(processor.decode(ids))
 
@@ -161,6 +164,81 @@ class CountingTokenizer(Tokenizer):
     def token_bytes(self, token_id: int) -> bytes:
         self.decoded += 1
         return super().token_bytes(token_id)
+
+
+# -- added tokens ------------------------------------------------------------------------------
+
+
+def with_added(folder: Path, target: Path, **added: int) -> Path:
+    """The folder with more added tokens in its tokenizer.json, as files have them: by number."""
+    shutil.copytree(folder, target)
+    document = json.loads((target / "tokenizer.json").read_text())
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+    document["added_tokens"] += [{"id": i, "content": c, **flags} for c, i in added.items()]
+    (target / "tokenizer.json").write_text(json.dumps(document))
+    return target
+
+
+@pytest.mark.parametrize("gap", [0, 3])
+def test_an_added_token_whose_letters_could_stand_for_bytes_is_its_own_text(
+    gap: int, byte_level_folder: Path, changed: Path
+) -> None:
+    size = open_tokenizer(byte_level_folder, 0).vocab_size
+    words = ["na\u00efve", "caf\u00e9", "\u0120zzz", "\u00c3\u00a9", "plain"]
+    added = {word: size + gap + i for i, word in enumerate(words)}
+    added["\u00f5"] = 180  # the letter of a byte that is in no character
+    tokenizer = open_tokenizer(with_added(byte_level_folder, changed, **added), 0)
+    for word, i in added.items():
+        assert tokenizer.encode_bare(word) == [i], word
+        assert tokenizer.decode([i]) == piecewise(tokenizer, [i]) == word
+    text = "a na\u00efve caf\u00e9 \u00f5\u00f5 \u9999\u00e9"
+    assert piecewise(tokenizer, tokenizer.encode(text)) == text
+
+
+@pytest.mark.parametrize("word", ["\u00e9", "\u0120the"])
+def test_an_added_token_that_may_also_come_of_bytes_is_these(
+    word: str, byte_level_folder: Path, changed: Path
+) -> None:
+    """Or no Chinese character that has that byte in it could be written."""
+    own = open_tokenizer(byte_level_folder, 0)
+    i = own._vocabulary.token_id(word)
+    assert i is not None
+    tokenizer = open_tokenizer(with_added(byte_level_folder, changed, **{word: i}), 0)
+    assert tokenizer.token_bytes(i) == own.token_bytes(i)
+    text = "of the \u9999"
+    assert piecewise(tokenizer, tokenizer.encode(text)) == text
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "llama"])
+def test_ids_may_be_left_out_and_the_size_is_the_largest_and_one(
+    kind: str, folders: dict[str, Path], changed: Path
+) -> None:
+    size = open_tokenizer(folders[kind], 0).vocab_size
+    added = {"<near>": size + 5, "<far>": size + 40}
+    tokenizer = open_tokenizer(with_added(folders[kind], changed, **added), 0)
+    assert tokenizer.vocab_size == size + 41
+    assert [i for i in tokenizer.encode_bare("<far><near>") if i >= size] == [size + 40, size + 5]
+    assert tokenizer.decode([size + 5, size + 6, size + 40]) == "<near><far>"
+    assert tokenizer.piece(size + 6) == ""
+
+
+def test_a_vocabulary_may_leave_ids_out(tmp_path: Path) -> None:
+    vocab = {"a": 0, "b": 7}
+    tokenizer = tokenizers.Tokenizer(models.WordLevel(vocab=vocab, unk_token="a"))
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert open_tokenizer(tmp_path, 0).vocab_size == 8
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_special_tokens_can_be_shown(kind: str, folders: dict[str, Path]) -> None:
+    tokenizer = open_tokenizer(folders[kind], 0)
+    ids = tokenizer.encode("the girl</s>")
+    library = library_decode(folders[kind], ids, skips_specials=False)
+    assert tokenizer.decode(ids, shows_specials=True) == library
+    assert "<s>" in library
+    assert library.endswith("</s>")
+    assert tokenizer.decode(ids) == "the girl"
 
 
 # -- encoding ---------------------------------------------------------------------------------
