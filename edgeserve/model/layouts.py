@@ -81,7 +81,7 @@ def fp16_blocks(weight_RC: Tensor, bias_R: Tensor | None) -> Kernel:
 
 
 def _fp16_part(rows_RC: Tensor, exponent_R: Tensor) -> object:
-    scaled_RC = torch.ldexp(rows_RC.float(), exponent_R[:, None])
+    scaled_RC = rows_RC.float() * torch.exp2(exponent_R.float())[:, None]
     if rows_RC.dtype is torch.float32 and not torch.equal(scaled_RC.half().float(), scaled_RC):
         raise RuntimeError("the matrix has numbers that fp16 would round")
     return torch.ops.quantized.linear_prepack_fp16(scaled_RC, None)

@@ -118,7 +118,7 @@ def test_a_layout_that_cannot_be_made_here_drops_out() -> None:
     assert torch.equal(made(x), want)
     assert prepare.tried[torch.Size((8, 4))].layout == "left"
     assert prepare.report().endswith(
-        "8x4 left (left 10.00 10.00 10.00, missing: no such instructions)"
+        "8x4 left (left 10.00 10.00 10.00); dropped out: missing (no such instructions)"
     )
 
 
@@ -138,7 +138,9 @@ def test_without_any_layout_that_works_the_product_stays_plain() -> None:
     made = product(8, 4)
     prepare("layers.0.qkv", made)
     assert made.weight.shape == (8, 4)
-    assert prepare.report().endswith("8x4 plain (missing: no such instructions)")
+    assert prepare.report().endswith(
+        "8x4 plain (nothing else works); dropped out: missing (no such instructions)"
+    )
 
 
 def test_a_matrix_that_the_best_layout_cannot_hold_gets_the_next() -> None:
