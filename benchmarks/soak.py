@@ -265,14 +265,7 @@ def _say(what: str, load: Load) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
-    parser.add_argument("--streams", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--leavers", type=int, default=500)
-    parser.add_argument(
-        "--watch", type=float, default=0, help="times a second that each of two pages is asked for"
-    )
-    options = parser.parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     children: list[Child] = []
     try:
         children = _start()
@@ -282,6 +275,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             child.stop()
     sys.stdout.writelines(f"MISSED: {each}\n" for each in missed)
     return 1 if missed else 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
+    parser.add_argument("--streams", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--leavers", type=int, default=500)
+    parser.add_argument(
+        "--watch", type=float, default=0, help="times a second that each of two pages is asked for"
+    )
+    return parser
 
 
 if __name__ == "__main__":

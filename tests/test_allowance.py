@@ -138,7 +138,9 @@ def test_a_path_that_is_not_shown_is_taken_for_the_nearest_above(
     path: str, machine: Machine
 ) -> None:
     machine.in_cgroups(f"0::{path}")
-    write(machine.mount("", "cgroup2", "rw", root="/"), v2(GIB))
+    mounted = machine.mount("unified", "cgroup2", "rw", root="/")
+    write(mounted, v2(GIB))
+    write(mounted.parent, v2(1))  # outside of what is mounted
     assert machine.limits() == {"memory.max of the cgroup /": GIB}
 
 

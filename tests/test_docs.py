@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import schedule_effects, side_by_side
+from benchmarks import schedule_effects, side_by_side, soak
 from edgeserve import cli
 from edgeserve.clock import ManualClock
 from edgeserve.config import PREFIX, GatewaySettings, WorkerSettings
@@ -149,7 +149,7 @@ def _line(row: list[str]) -> str:
 
 
 def test_the_pages_name_no_flag_that_does_not_exist() -> None:
-    benchmarks = (side_by_side.make_parser(), schedule_effects.make_parser())
+    benchmarks = [each.make_parser() for each in (side_by_side, schedule_effects, soak)]
     known = {
         flag
         for parser in (*_commands().values(), *benchmarks)

@@ -60,6 +60,7 @@ async def test_a_worker_that_comes_back_as_it_was_suits_and_so_does_a_larger_one
 @pytest.mark.parametrize(
     ("difference", "words"),
     [
+        ({"memory_bytes": 13_015_869_440 + GB - 1}, "of memory, of 14."),
         ({"memory_bytes": 3 * GB}, "may use 3.0 GB of memory, of 14."),
         ({"dtypes": (Dtype.FP32, Dtype.BF16)}, "computes in fp32, bf16 and not in fp16"),
     ],

@@ -18,6 +18,7 @@ from edgeserve.families.folder import open_model
 from edgeserve.families.spec import Dtype
 from edgeserve.pipeline import engine as engine_module
 from edgeserve.pipeline.engine import PipelineEngine
+from edgeserve.pipeline.generation import Status
 from edgeserve.pipeline.state import median_ms
 from edgeserve.schedule.limits import Statistics
 from edgeserve.timing.hop import Hop, StageTime
@@ -128,6 +129,9 @@ async def test_the_pipelines_thread_alone_reads_what_it_writes(
         seen = await engine.seen()
         await engine.drain(0.01)
         assert readers == {"pipeline"}
+        engine._status = Status(phase="ready")  # as when a stage comes back
+        assert engine.status().phase == "draining", "it stays so"
+        assert (await engine.cluster())["status"]["phase"] == "draining"
         assert seen is not None
         driver.observer.requests.failed("later")
         assert seen.observer.requests.errors["later"] == 0, "it is a copy"

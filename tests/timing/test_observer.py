@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
+from edgeserve.timing.histogram import Histogram
 from edgeserve.timing.ledger import Ledger
 from edgeserve.timing.observer import STEPS_KEPT, Observer, RequestRecord
+from edgeserve.timing.rate import TokenRate
+from edgeserve.timing.straggler import Straggling
 from tests.timing.made_steps import LABELS, step_at
 
 
@@ -30,6 +35,53 @@ def test_the_last_steps_are_kept_and_no_more() -> None:
         observer.step(step_at(frame, float(frame)))
     assert [step.frame for step in observer.steps] == list(range(5, STEPS_KEPT + 5))
     assert observer.frames == STEPS_KEPT + 5
+
+
+def test_a_copy_has_all_there_is_and_nothing_that_comes_later() -> None:
+    observer = Observer(LABELS)
+    _feed(observer, 0.0)
+    copied = observer.copied()
+    before = _all_of(copied)
+    assert before == _all_of(observer)
+    _feed(observer, 100.0)
+    assert _all_of(copied) == before
+    after = _all_of(observer)
+    same = [part for part in before if before[part] == after[part]]
+    assert same == ["0 label", "1 label"], "all others had something to add"
+
+
+def _feed(observer: Observer, at_s: float) -> None:
+    observer.step(step_at(1, at_s))
+    observer.stragglers.now[1] = Straggling(slowdown=0.2, since_s=at_s)
+    observer.stragglers.recent_s = (at_s, at_s)
+    for stage in observer.stages:
+        stage.lost += 1
+    ledger = Ledger(labels=LABELS, received_s=at_s, prompt_tokens=5, queued_s=0.5)
+    for lap in (1, 2):
+        observer.requests.lap(ledger, 1, at_s + lap)
+        ledger.token(at_s + lap)
+    observer.requests.ended(ledger, "length")
+    observer.requests.failed("overloaded")
+
+
+def _all_of(observer: Observer) -> dict[str, object]:
+    """By name; values that stay as they are."""
+    parts: dict[str, object] = {
+        "frames": observer.frames,
+        "steps": tuple(observer.steps),
+        "stragglers": (tuple(observer.stragglers.now), observer.stragglers.recent_s),
+    }
+    for i, record in enumerate((*observer.stages, observer.requests)):
+        parts |= {f"{i} {name}": _settled(part) for name, part in vars(record).items()}
+    return parts
+
+
+def _settled(part: object) -> object:
+    if isinstance(part, Histogram):
+        return part.sum, tuple(part.at_most())
+    if isinstance(part, TokenRate):
+        return tuple(part.recent(110.0))
+    return dict(part) if isinstance(part, Counter) else part
 
 
 def told(*laps: tuple[float, int]) -> tuple[RequestRecord, Ledger]:
