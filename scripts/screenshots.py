@@ -1,5 +1,5 @@
 """Makes the dashboard's pictures in docs/images/ from a live cluster: three workers with the demo
-model on this machine, a few requests at once, and one answer in the playground.
+model on this machine, a few requests at once, and a short chat.
 
     python scripts/screenshots.py
 
@@ -27,10 +27,11 @@ CHROMIUM_FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
 ).split()
-DESKTOP = ViewportSize(width=1180, height=900)
+DESKTOP = ViewportSize(width=1440, height=900)
 PHONE = ViewportSize(width=390, height=844)
 BYTES_MAX = 200_000  # they are in the repository for ever
 LOAD_S = 12.0
+QUESTIONS = ("Who are you?", "Tell me a story about a little dog.")
 PROMPTS = ("Once upon a time", "The little dog", "One day, Lily", "Tom and his mother")
 
 
@@ -99,9 +100,13 @@ async def _picture(
     )
     load = asyncio.create_task(_load(url))
     await page.goto(url)
+    await page.wait_for_selector("#mode-chat[aria-pressed=true]")
     await page.fill("#max-tokens", "80")
-    await page.click("#send")
-    await page.wait_for_selector("#receipt-sums:not([hidden])")
+    for question in QUESTIONS:
+        await page.fill("#prompt", question)
+        await page.press("#prompt", "Enter")
+        await page.wait_for_selector("#stop:not([disabled])")
+        await page.wait_for_selector("#receipt-sums:not([hidden])")
     await page.focus("#bars")
     for _ in range(12):
         await page.keyboard.press("ArrowRight")
@@ -112,7 +117,7 @@ async def _picture(
 
 
 async def _picture_of_loss(browser: Browser, url: str, path: Path) -> None:
-    page = await browser.new_page(viewport=ViewportSize(width=1180, height=690))
+    page = await browser.new_page(viewport=ViewportSize(width=1180, height=900))
     await page.goto(url)
     await page.wait_for_selector(".stage.lost")
     await page.screenshot(path=path)

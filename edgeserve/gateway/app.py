@@ -25,6 +25,7 @@ from edgeserve.gateway.metrics import metrics_routes
 from edgeserve.gateway.native import native_routes
 from edgeserve.gateway.openai import openai_routes
 from edgeserve.gateway.parts import GatewayParts, ModelFacts
+from edgeserve.gateway.receipts import Receipts, receipt_routes
 from edgeserve.gateway.tokenize import tokenizer_routes
 from edgeserve.gateway.trace import trace_routes
 
@@ -40,6 +41,7 @@ __all__ = ["GatewayParts", "ModelFacts", "create_app"]
 
 def create_app(parts: GatewayParts, tell: Sequence[Tell] = (log_exchange,)) -> FastAPI:
     """`tell` is what is done with each exchange when it is over."""
+    receipts = Receipts()
     app = FastAPI(
         title="edgeserve",
         version=edgeserve.__version__,
@@ -48,7 +50,7 @@ def create_app(parts: GatewayParts, tell: Sequence[Tell] = (log_exchange,)) -> F
         redirect_slashes=False,  # a redirect would be built from the Host header
         middleware=[
             *_cors(parts.cors_origins),
-            Middleware(Border, clock=parts.clock, tell=tell),
+            Middleware(Border, clock=parts.clock, tell=(*tell, receipts.keep)),
             Middleware(LimitHead),
             Middleware(RequireKey, keys=parts.keys, open_paths=OPEN_PATHS | dashboard.OPEN_PATHS),
             Middleware(LimitBody),
@@ -62,6 +64,7 @@ def create_app(parts: GatewayParts, tell: Sequence[Tell] = (log_exchange,)) -> F
     app.include_router(health_routes(parts))
     app.include_router(metrics_routes(parts))
     app.include_router(trace_routes(parts))
+    app.include_router(receipt_routes(receipts))
     app.include_router(dashboard.dashboard_routes())
 
     said = documented("/v1/cluster", (), {JSON: ANY_OBJECT})

@@ -97,6 +97,7 @@ class OpenAI:
             "created": self._started_s,
             "owned_by": "edgeserve",
             "max_model_len": self._parts.model.context_tokens,
+            "capabilities": self._parts.capabilities,
         }
 
     async def completions(self, request: Request) -> Response:

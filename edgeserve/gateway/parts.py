@@ -103,6 +103,14 @@ class GatewayParts:
         """What holds answers to a grammar."""
         return Guides(self.tokenizer, self.eos_ids, self.model.vocab)
 
+    @property
+    def capabilities(self) -> list[str]:
+        """What the model can be asked for: 'completion', 'chat' and 'tools'."""
+        template = self.chat_template
+        can_call = template is not None and template.call_syntax is not None
+        chat, tools = ["chat"] if template else [], ["tools"] if can_call else []
+        return ["completion", *chat, *tools]
+
     def notes(self) -> dict[str, str]:
         """What has to be said beside every answer: whatever makes it mean less than it seems."""
         random = {"weights": "random"} if self.model.weights == "random" else {}

@@ -36,6 +36,7 @@ class Run:
         self._parts = parts
         self._generation = generation
         self._receipt: dict[str, Any] | None = None
+        self._closed_s: float | None = None
 
     @property
     def ended_by(self) -> str:
@@ -77,16 +78,21 @@ class Run:
                     await emit(event_of(piece))
 
     def receipt(self) -> dict[str, Any]:
-        """Of a complete answer it is made once: its client, and whoever traces it, see the same."""
+        """So far. Of an answer that is over it is made once: its client, and whoever traces it, see
+        the same.
+        """
         if self._receipt is not None:
             return self._receipt
-        receipt = self._generation.receipt(self._parts.clock.now_s(), len(self.answer.pieces))
-        if self.answer.finish_reason is not None:
+        ended_s = self._parts.clock.now_s() if self._closed_s is None else self._closed_s
+        receipt = self._generation.receipt(ended_s, len(self.answer.pieces))
+        if self.answer.finish_reason is not None or self._closed_s is not None:
             self._receipt = receipt
         return receipt
 
     def close(self) -> None:
         """Frees what the request holds, if it would go on."""
+        if self._closed_s is None:
+            self._closed_s = self._parts.clock.now_s()
         if self.answer.ends_early:
             self._generation.cancel(answered=self.answer.finish_reason is not None)
 

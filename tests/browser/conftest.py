@@ -54,6 +54,11 @@ class Watched:
         await self.page.fill("#max-tokens", str(tokens))
         await self.page.click("#send")
 
+    async def say(self, prompt: str) -> None:
+        """As a person does: by Enter."""
+        await self.page.fill("#prompt", prompt)
+        await self.page.press("#prompt", "Enter")
+
     async def answered(self) -> None:
         await self.page.wait_for_selector("#receipt-sums:not([hidden])", timeout=20_000)
 

@@ -175,7 +175,7 @@ async def _set_hidden(watched: Watched, value: str) -> None:
     )
 
 
-# -- the playground
+# -- a completion
 
 
 async def test_a_bar_says_what_its_token_took(open_page: OpenPage) -> None:
@@ -212,6 +212,8 @@ async def test_stop_ends_the_request_on_the_gateway(open_page: OpenPage) -> None
         await watched.page.click("#stop")
         await engine.wait_for_cancelled(1)
         await watched.wait_for_text("#outcome", "Stopped after 5 tokens.")
+        await watched.answered()
+        assert await watched.page.locator("#bars .token .compute").count() == 5, "its receipt"
         assert await watched.page.is_enabled("#send")
 
 
@@ -237,6 +239,17 @@ async def test_an_answer_that_breaks_off_says_why(open_page: OpenPage) -> None:
         await watched.wait_for_text("#problem", "stage 2 on 127.0.0.1:50053 is lost")
         assert await watched.text("#answer") == "helloLil"
         assert await watched.page.is_enabled("#send")
+
+
+async def test_the_page_of_routes_lists_them_with_their_fields(open_page: OpenPage) -> None:
+    async with served(parts_of(Pipeline())) as url, open_page(url) as watched:
+        await watched.page.click("footer a[href=docs]")
+        await watched.wait_for_text("summary", "POST /v1/chat/completions")
+        await watched.page.click("summary:has-text('POST /v1/chat/completions')")
+        await watched.wait_for_text("details[open] .fields", "max_completion_tokens")
+        assert "required. a list of" in await watched.text(
+            "details[open] tr:has(code:text-is('messages'))"
+        )
 
 
 # -- keys and untrusted text

@@ -84,7 +84,9 @@ async def test_every_file_comes_with_a_strict_policy_and_without_a_key(
     }
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["referrer-policy"] == "no-referrer"
-    assert answer.headers["content-type"] == FILES.get(path, "text/html; charset=utf-8")
+    assert answer.headers["content-type"] == {**FILES, "/favicon.ico": "image/svg+xml"}.get(
+        path, "text/html; charset=utf-8"
+    )
     assert 0 < len(answer.content) < FILE_BYTES_MAX
 
 
@@ -156,8 +158,17 @@ def test_every_file_is_part_of_the_package() -> None:
     assert {"/dashboard/index.html", "/dashboard/main.js", "/dashboard/dashboard.css"} <= served
 
 
-def test_the_document_holds_no_script_and_no_style_and_names_its_own_files() -> None:
-    elements = Elements((FOLDER / "index.html").read_text(encoding="utf-8"))
+@pytest.mark.parametrize(
+    ("page", "others"),
+    [
+        ("index.html", {"v1/cluster", "metrics", "trace", "docs", "openapi.json"}),
+        ("docs.html", {"./", "openapi.json"}),
+    ],
+)
+def test_a_document_holds_no_script_and_no_style_and_names_its_own_files(
+    page: str, others: set[str]
+) -> None:
+    elements = Elements((FOLDER / page).read_text(encoding="utf-8"))
     names = {name for name, _ in elements.attributes}
     assert "".join(elements.inline).strip() == ""
     assert "style" not in names
@@ -165,7 +176,7 @@ def test_the_document_holds_no_script_and_no_style_and_names_its_own_files() -> 
     links = [value for name, value in elements.attributes if name in ("src", "href")]
     files = [each for each in links if each.startswith("dashboard/")]
     assert {f"/{each}" for each in files} <= set(FILES)
-    assert set(links) - set(files) == {"v1/cluster", "metrics", "trace", "openapi.json"}
+    assert set(links) - set(files) == others
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
@@ -185,7 +196,8 @@ def test_scripts_make_no_markup_of_strings_and_say_why_they_exist(path: Path) ->
 
 
 def test_every_element_that_a_script_asks_for_is_in_the_document() -> None:
-    elements = Elements((FOLDER / "index.html").read_text(encoding="utf-8"))
+    pages = [path.read_text(encoding="utf-8") for path in SOURCES if path.suffix == ".html"]
+    elements = Elements("".join(pages))
     there = {value for name, value in elements.attributes if name == "id"}
     scripts = "".join(path.read_text(encoding="utf-8") for path in SCRIPTS)
     asked = set(re.findall(r'byId\("([\w-]+)"\)', scripts))

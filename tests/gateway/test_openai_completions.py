@@ -466,4 +466,5 @@ async def test_the_one_model_is_listed(client: httpx.AsyncClient) -> None:
     assert model.pop("created") > 1_700_000_000
     assert model == {
         "id": "fake", "object": "model", "owned_by": "edgeserve", "max_model_len": 64,
+        "capabilities": ["completion"],
     }  # fmt: skip

@@ -27,19 +27,63 @@ export async function cluster() {
   }
 }
 
-// Calls `onEvent` with each event until the stream ends. Aborting `signal` raises AbortError.
-export async function generate(body, signal, onEvent) {
-  const response = await ask("generate_stream", {
+export async function models() {
+  return (await (await ask("v1/models", {})).json()).data;
+}
+
+export async function openapi() {
+  return (await ask("openapi.json", {})).json();
+}
+
+// Of an answer that is over, also of one that was stopped.
+export async function receiptOf(requestId) {
+  const response = await ask(`receipts/${encodeURIComponent(requestId)}`, {});
+  return (await response.json()).answers[0];
+}
+
+// Both call `onEvent` with {requestId} when the answer begins, then with {text, ended} for each
+// token and {timing, notes} beside the last one or behind it, until the stream ends. Aborting
+// `signal` raises AbortError.
+
+export async function complete({ prompt, tokens, temperature }, signal, onEvent) {
+  const parameters = { max_new_tokens: tokens, temperature };
+  const body = { inputs: prompt, parameters };
+  await stream("generate_stream", body, signal, onEvent, ({ token, details, ...event }) => ({
+    text: token.text,
+    ended: details?.finish_reason,
+    timing: event.timing,
+    notes: notes(event),
+  }));
+}
+
+export async function chat({ messages, tokens, temperature }, signal, onEvent) {
+  const limits = { temperature, max_completion_tokens: tokens };
+  const body = { messages, ...limits, stream: true, timing: true };
+  const path = "v1/chat/completions";
+  await stream(path, body, signal, onEvent, ({ choices: [choice], ...event }) => ({
+    text: choice && (choice.delta.content ?? ""),
+    ended: choice?.finish_reason ?? undefined,
+    timing: event.timing,
+    notes: notes(event),
+  }));
+}
+
+const notes = ({ weights, simulation }) =>
+  [weights === "random" ? "random weights" : "", simulation ?? ""].filter(Boolean);
+
+async function stream(path, body, signal, onEvent, shown) {
+  const response = await ask(path, {
     method: "POST",
     headers: { "content-type": "application/json" },
     body: JSON.stringify(body),
     signal,
   });
+  onEvent({ requestId: response.headers.get("x-request-id") });
   for await (const event of events(response.body.getReader())) {
     if (event.error !== undefined) {
       throw new Refused(sentenceOf(event), 503);
     }
-    onEvent(event);
+    onEvent(shown(event));
   }
 }
 
@@ -72,7 +116,7 @@ async function refusal(response) {
   return new Refused(sentence + hint, response.status);
 }
 
-const sentenceOf = (document) => (typeof document.error === "string" ? document.error : undefined);
+const sentenceOf = ({ error }) => (typeof error === "string" ? error : error?.message);
 
 // Server-sent events of one line each, and comments, as the gateway writes them.
 async function* events(reader) {
@@ -84,7 +128,7 @@ async function* events(reader) {
     const blocks = (rest + decoder.decode(value, { stream: true })).split("\n\n");
     rest = blocks.pop();
     for (const block of blocks) {
-      if (block.startsWith("data:")) {
+      if (block.startsWith("data:") && block !== "data: [DONE]") {
         yield JSON.parse(block.slice("data:".length));
       }
     }

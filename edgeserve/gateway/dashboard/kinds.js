@@ -12,8 +12,19 @@ export const sum = (times) => KINDS.reduce((total, kind) => total + ofKind(times
 export const inWords = (times) =>
   KINDS.map((kind) => `${kind} ${digits(ofKind(times, kind))}`).join(" + ");
 
+const MEANT = {
+  compute: "The device of a stage at work.",
+  transfer: "What a round trip took beyond what the worker accounts for: the network, mostly.",
+  waiting: "In a queue behind other requests, at a stage or in the gateway.",
+  other: "The rest: packing, copies, scheduling, turning tokens into text.",
+};
+
 export function legend() {
-  const items = KINDS.map((kind) => html("li", { class: `kind ${kind}` }, kind));
+  const items = KINDS.map((kind) => {
+    const tip = html("span", { class: "tip", role: "tooltip" }, MEANT[kind]);
+    const term = html("span", { class: "term", tabindex: 0 }, kind, tip);
+    return html("li", { class: `kind ${kind}` }, term);
+  });
   return html("ul", { class: "legend" }, ...items);
 }
 

@@ -1,5 +1,6 @@
 // Polls /v1/cluster while somebody looks, and has it drawn.
 
+import { Conversation } from "./conversation.js";
 import { byId, onChange, say, show } from "./dom.js";
 import { drawing, isLost } from "./drawing.js";
 import {
@@ -8,7 +9,6 @@ import {
 import { Refused, cluster, forgetKey, hasKey, keepKey } from "./gateway.js";
 import { legend, sum, timesTable } from "./kinds.js";
 import { rateNow, sparkline } from "./rate.js";
-import { Playground } from "./playground.js";
 
 const PERIOD_MS = 1000;
 const PERIOD_MAX_MS = 15000; // of a gateway that does not answer, doubled from PERIOD_MS
@@ -29,6 +29,7 @@ async function poll() {
     silentSince = null;
     period = PERIOD_MS;
     draw();
+    conversation.learn();
   } catch (error) {
     failed(error);
   } finally {
@@ -195,7 +196,7 @@ function fit() {
 }
 
 byId("legend").replaceChildren(legend());
-new Playground(askForKey);
+const conversation = new Conversation(askForKey);
 document.addEventListener("visibilitychange", poll);
 new ResizeObserver(() => requestAnimationFrame(fit)).observe(byId("drawing"));
 enter();

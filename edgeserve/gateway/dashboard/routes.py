@@ -44,7 +44,10 @@ def _media_types() -> dict[str, str]:
 
 
 FILES = {f"/dashboard/{name}": kind for name, kind in _media_types().items()}
-OPEN_PATHS = frozenset({"/", *FILES})
+ICONS = {"/favicon.ico": "icon.svg"}
+"""Where browsers look on other pages than this one."""
+PAGES = {"/": "index.html", "/docs": "docs.html"}
+OPEN_PATHS = frozenset({*PAGES, *ICONS, *FILES})
 """Reachable without a key: the page asks for it."""
 
 
@@ -52,7 +55,10 @@ def dashboard_routes() -> APIRouter:
     router = APIRouter(tags=["dashboard"])
     for path, media_type in FILES.items():
         _add(router, path, path.rpartition("/")[2], media_type)
-    _add(router, "/", "index.html", MEDIA_TYPES[".html"])
+    for path, name in ICONS.items():
+        _add(router, path, name, FILES[f"/dashboard/{name}"])
+    for path, name in PAGES.items():
+        _add(router, path, name, MEDIA_TYPES[".html"])
     return router
 
 
@@ -60,7 +66,7 @@ def _add(router: APIRouter, path: str, name: str, media_type: str) -> None:
     body = files(__package__).joinpath(name).read_bytes()
 
     async def dashboard() -> Response:
-        """The dashboard: the cluster as a drawing, its rate, and a playground."""
+        """A page for people: the dashboard, or at /docs the routes that there are."""
         return Response(body, media_type=media_type, headers=HEADERS)
 
     router.add_api_route(
@@ -68,5 +74,5 @@ def _add(router: APIRouter, path: str, name: str, media_type: str) -> None:
         dashboard,
         response_class=HTMLResponse,
         responses=documented(path, (), {HTML: STRING}),
-        include_in_schema=path == "/",
+        include_in_schema=path in PAGES,
     )

@@ -1,0 +1,86 @@
+"""GET /receipts/{request}: where the time of an answer went, once it is over; also for a client
+that stopped reading before its end.
+
+The receipts of the last answers are kept, each for whom it was made, under the id of its request:
+`x-request-id`, the client's own or the one that its answer carries. A receipt is made when somebody
+asks for it, since that takes longer than what most answers wait for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from contextlib import suppress
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from edgeserve.errors import NotFound
+from edgeserve.gateway.documented import JSON, LIST, STRING, documented, object_with
+from edgeserve.gateway.exchange import Exchange, exchange_of
+from edgeserve.gateway.refusal import shown
+
+KEPT_MAX = 64
+"""Requests. What is kept of each are the times of its tokens, some 100 bytes a token and stage."""
+
+SOON_S = 1.0
+"""Whoever stops an answer may ask sooner than the gateway notices that its reader has left."""
+
+
+class Receipts:
+    """Of the last requests that generated something."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[str, str], Exchange] = OrderedDict()
+        self._next = asyncio.Event()
+
+    def keep(self, exchange: Exchange) -> None:
+        """To be told of every exchange that is over."""
+        if not exchange.runs:
+            return
+        self._kept[exchange.tenant_name, exchange.request_id] = exchange
+        while len(self._kept) > KEPT_MAX:
+            self._kept.popitem(last=False)
+        self._next.set()
+        self._next = asyncio.Event()
+
+    async def find(self, tenant_name: str, request_id: str) -> Exchange:
+        """Raises NotFound if there is none, nor soon, or not for this tenant."""
+        key = tenant_name, request_id
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SOON_S):
+                while key not in self._kept:
+                    await self._next.wait()
+        found = self._kept.get(key)
+        if found is None:
+            raise NotFound(
+                f"there is no receipt of request {shown(request_id)}: the last {KEPT_MAX} answers "
+                "that are over have one, for the key that asked for them"
+            )
+        return found
+
+
+def receipt_routes(receipts: Receipts) -> APIRouter:
+    router = APIRouter(tags=["cluster"])
+    shape = object_with(request_id=STRING, answers=LIST)
+    said = documented("/receipts/{request_id}", (NotFound,), {JSON: shape})
+
+    @router.get("/receipts/{request_id}", responses=said)
+    async def receipt(request_id: str, request: Request) -> dict[str, Any]:
+        """Of each answer of a request that is over: its tokens, why it ended, and its receipt."""
+        found = await receipts.find(exchange_of(request).tenant_name, request_id)
+        return await asyncio.to_thread(_document, found)
+
+    return router
+
+
+def _document(exchange: Exchange) -> dict[str, Any]:
+    answers = [
+        {
+            "generated_tokens": len(run.answer.pieces),
+            "ended_by": run.ended_by,
+            "timing": run.receipt(),
+        }
+        for run in exchange.runs
+    ]
+    return {"request_id": exchange.request_id, "answers": answers}
