@@ -14,12 +14,17 @@ TESTS ?= not gpu and not docker
 PROMPT ?= Once upon a time
 BENCH ?=
 
+# As on a processor with AVX2 and nothing newer: no instructions for bf16, and 8-bit products that overflow. PyTorch's own kernels,
+# oneDNN and FBGEMM have a variable each, which tests/model/test_older_processor.py holds them to.
+AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 FBGEMM_ENABLE_INSTRUCTIONS=AVX2
+AVX2_TESTS := tests/model tests/worker/test_device_dtypes.py tests/worker/test_stage.py tests/cluster/test_equality.py
+
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := edgeserve tests scripts benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help up test check fix protos bench gpu-check
+.PHONY: help up test avx2 check fix protos bench gpu-check
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -30,12 +35,16 @@ up: $(VENV)/runtime  ## three workers and a gateway on the demo model; answers o
 test: $(VENV)/dev  ## every test that needs neither a GPU nor Docker
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "$(TESTS)"
 
-check: $(VENV)/dev  ## what CI runs: format, lint, types, contracts, tests
+avx2: $(VENV)/dev  ## the tests that compute, as on a processor without AVX-512
+	$(AVX2) $(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu and not docker" $(AVX2_TESTS)
+
+check: $(VENV)/dev  ## what CI runs: format, lint, types, contracts, tests, and those that compute once more without AVX-512
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	@$(MAKE) --no-print-directory test
+	@$(MAKE) --no-print-directory avx2
 
 fix: $(VENV)/dev  ## format, and repair what ruff can
 	$(BIN)/ruff format $(SOURCES)
