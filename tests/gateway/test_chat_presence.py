@@ -156,6 +156,7 @@ CALLED = [
         (TURNS_NAMED, [said("user", "a", name="ada"), said("user", "b", name="bob"), HELLO]),
         (THINKS, [HELLO, said("assistant", "<think>so</think>\n\nhi"), HELLO]),
         (THINKS, [HELLO, said("assistant", "<think>so</think>"), HELLO]),
+        ("{{ messages[0].content.split('<think>')[0] }}", [said("assistant", "<think>a</think>")]),
         (THINKS, [HELLO, said("assistant", "hi", reasoning_content="so"), HELLO]),
         (THINKS, [HELLO, said("assistant", "hi", reasoning_content="so")]),
         (THINKS, [HELLO, said("user", "<result>x</result>"), HELLO]),

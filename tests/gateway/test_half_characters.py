@@ -95,6 +95,7 @@ async def test_half_a_character_is_a_422_wherever_text_enters(
     assert engine.orders == []
 
 
+@pytest.mark.slow
 async def test_every_route_that_reads_json_refuses_it(
     parts: GatewayParts, client: httpx.AsyncClient
 ) -> None:

@@ -176,7 +176,7 @@ def test_tokens_of_the_older_file_and_flags_of_a_role_count(
         "additional_special_tokens": ["<|more|>"],
     }
     folder = folder_of(sentencepiece_folder, tmp_path / "m", config)
-    write_json(folder / "added_tokens.json", {"<|end|>": 340, "<|more|>": 341, "<word>": 342})
+    write_json(folder / "added_tokens.json", {"<word>": 342, "<|more|>": 341, "<|end|>": 340})
     tokenizer = open_tokenizer(folder, 0)
     assert tokenizer.encode_bare("the  <|end|><|more|><word>")[1:] == [340, 341, 342]
     assert [tokenizer.is_special(i) for i in (340, 341, 342)] == [True, True, False]
