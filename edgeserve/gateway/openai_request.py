@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
 from edgeserve.families.sampling import SEED_MAX, TOP_LOGPROBS_MAX
 from edgeserve.gateway.api.body import Body
 from edgeserve.gateway.chat_prompt import ChatPromptFields
-from edgeserve.gateway.generate.conversation import Conversation
+from edgeserve.gateway.generate.conversation import Conversation, JsonAnswer
 from edgeserve.gateway.grammar_request import GrammarFields
 from edgeserve.gateway.request import COUNT_MAX, STOPS_MAX, STRICT, Parameters, StopString
 from edgeserve.gateway.unread_fields import ACCEPTED, NOT_SERVED
@@ -230,10 +230,10 @@ class ChatRequest(OpenAIRequest, ChatPromptFields):
         if self.top_logprobs and not self.logprobs:
             yield "top_logprobs is given, but logprobs is not true: leave it out"
         yield from self.prompt_contradictions()
-        if self.callable and self.held_to is not None:
+        if self.callable and not isinstance(self.held_to, JsonAnswer | None):
             yield (
-                "the answer is to be held to a grammar, but tools may be called instead: "
-                'leave one of them out, or set tool_choice to "none"'
+                "the answer is to match an expression or a choice, but tools may be called "
+                'instead: leave one of them out, or set tool_choice to "none"'
             )
 
     @property

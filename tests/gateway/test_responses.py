@@ -248,6 +248,30 @@ async def test_an_answer_is_held_to_a_schema(parts: GatewayParts, client_for: Cl
     assert [order.guide is not None for order in here.engine.orders] == [True, True, False]
 
 
+async def test_beside_tools_an_answer_in_json_may_be_a_call(
+    parts: GatewayParts, client_for: ClientFor
+) -> None:
+    here = talking(parts, CALLS, '{"a":1}')
+    asked: dict[str, Any] = {"tools": TOOLS, "text": {"format": {"type": "json_object"}}}
+    called = await respond(client_for(here), **asked)
+    assert [item["type"] for item in called["output"]] == ["function_call"] * 2
+    assert text_of(await respond(client_for(here), **asked)) == '{"a":1}'
+    assert isinstance(here.engine, FakeEngine)
+    assert all(order.guide is not None for order in here.engine.orders)
+
+
+async def test_a_call_that_had_to_come_and_did_not_is_an_error(
+    model: Callable[..., httpx.AsyncClient],
+) -> None:
+    asked = {"tools": TOOLS, "tool_choice": "required", "max_output_tokens": 5}
+    answer = await model(CALLS).post(PATH, json={"input": "hello", **asked})
+    assert answer.status_code == 422
+    assert "a function had to be called" in answer.json()["error"]["message"]
+    *_, error, failed = await stream(model(CALLS), **asked)
+    assert (error["type"], failed["type"]) == ("error", "response.failed")
+    assert "a function had to be called" in failed["response"]["error"]["message"]
+
+
 async def test_a_receipt_comes_when_it_is_asked_for(client: httpx.AsyncClient) -> None:
     assert "timing" not in await respond(client, max_output_tokens=3)
     response = await respond(client, max_output_tokens=3, timing=True)

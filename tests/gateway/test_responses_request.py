@@ -216,6 +216,34 @@ def test_what_asks_for_nothing_is_taken() -> None:
     assert request(**accepted).conversation() == request().conversation()
 
 
+def test_what_a_coding_agent_sends_is_taken() -> None:
+    """In the shape of Codex, without its tools that are no functions."""
+    function = {
+        "type": "function", "name": "shell", "description": "Runs it.", "strict": False,
+        "parameters": {
+            "type": "object", "properties": {"command": {"type": "array"}},
+            "required": ["command"], "additionalProperties": False,
+        },
+    }  # fmt: skip
+    said = [{"type": "input_text", "text": "Mend it."}]
+    call = {"type": "function_call", "name": "shell", "arguments": "{}", "call_id": "c1"}
+    items = [
+        {"type": "message", "role": "developer", "content": said},
+        {"type": "message", "role": "user", "content": said},
+        {"type": "reasoning", "summary": [], "encrypted_content": None},
+        call,
+        {"type": "function_call_output", "call_id": "c1", "output": "done"},
+    ]
+    asked = request(
+        model="demo", instructions="You are an agent.", input=items, tools=[function],
+        tool_choice="auto", parallel_tool_calls=True, store=False, stream=True,
+        reasoning={"effort": "medium", "summary": "auto"}, include=["reasoning.encrypted_content"],
+        prompt_cache_key="k", text={"verbosity": "low"}, client_metadata={"session_id": "s"},
+    )  # fmt: skip
+    roles = [message["role"] for message in asked.conversation().messages]
+    assert roles == ["system", "developer", "user", "assistant", "tool"]
+
+
 def test_nulls_are_as_if_left_out() -> None:
     names = [name for name in ResponsesRequest.names() if name != "input"]
     nulls = dict.fromkeys([*names, *ResponsesRequest.NOT_SERVED])

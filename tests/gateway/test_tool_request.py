@@ -13,6 +13,7 @@ import pytest
 from edgeserve.errors import Unprocessable
 from edgeserve.gateway import chat_render
 from edgeserve.gateway.api.body import parse_body
+from edgeserve.gateway.generate.conversation import JsonAnswer
 from edgeserve.gateway.generate.tools import NO_PARAMETERS, ToolUse
 from edgeserve.gateway.guide import Guides, TokenGuide
 from edgeserve.gateway.openai_request import ChatRequest
@@ -104,8 +105,8 @@ def refusal(**fields: Any) -> str:
         ({"tool_choice": calling("x" * 10**6), "tools": TOOLS}, 'but known are "weather, now"'),
         ({"parallel_tool_calls": 1}, "parallel_tool_calls is 1, but must be true or false"),
         (
-            {"tools": TOOLS, "response_format": {"type": "json_object"}},
-            "the answer is to be held to a grammar, but tools may be called instead",
+            {"tools": TOOLS, "guided_regex": "[0-9]"},
+            "the answer is to match an expression or a choice, but tools may be called instead",
         ),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0] is of role tool, but has"),
         (
@@ -252,9 +253,9 @@ def spoken(guide: TokenGuide, tokenizer: Tokenizer, seed: int, *, tokens_max: in
     raise AssertionError("it does not end")
 
 
-async def forced(use: ToolUse, seeds: range) -> list[list[Part]]:
+async def forced(use: ToolUse, seeds: range, answer: str | None = None) -> list[list[Part]]:
     tokenizer = open_tokenizer(None, 300)
-    grammar = use.grammar()
+    grammar = use.grammar(answer)
     assert grammar is not None
     guide = await Guides(tokenizer, frozenset({2}), 300).lark(grammar)
     texts = [spoken(guide.copy(), tokenizer, seed) for seed in seeds]
@@ -279,6 +280,22 @@ async def test_what_has_to_be_a_call_is_one_or_several(syntax: Syntax) -> None:
     names = [check_calls(parts) for parts in answers]
     assert {name for each in names for name in each} == {"weather", "now"}
     assert max(map(len, names)) > 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("syntax", SYNTAXES, ids=["tagged", "bare"])
+async def test_beside_tools_an_answer_in_json_is_that_or_a_call(syntax: Syntax) -> None:
+    rule = JsonAnswer(schema=WEATHER).rule()
+    answers = await forced(use_of(syntax), range(20), rule)
+    texts = ["".join(map(str, parts)) for parts in answers if not isinstance(parts[0], Call)]
+    assert 0 < len(texts) < len(answers)
+    for text in texts:
+        jsonschema.validate(json.loads(text), WEATHER)
+    for parts in answers:
+        if isinstance(parts[0], Call):
+            check_calls(parts)
+    for parts in await forced(use_of(syntax, tool_choice="required"), range(5), rule):
+        check_calls(parts)
 
 
 @pytest.mark.slow

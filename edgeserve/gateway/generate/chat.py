@@ -14,7 +14,7 @@ from edgeserve.errors import Unprocessable
 from edgeserve.gateway.exchange import exchange_of
 from edgeserve.gateway.generate.admission import admit
 from edgeserve.gateway.generate.answer_events import ChatAnswer
-from edgeserve.gateway.generate.conversation import Conversation, HeldTo
+from edgeserve.gateway.generate.conversation import Conversation, HeldTo, JsonAnswer
 from edgeserve.gateway.generate.tools import ToolUse
 from edgeserve.gateway.guide import TokenGuide
 from edgeserve.gateway.intake import Dialect, Intake, sharing_name
@@ -103,7 +103,7 @@ class ChatStarter:
         """What the answers are held to; each gets a copy."""
         guides = self._parts.guides
         if use is not None:
-            grammar = use.grammar()
+            grammar = use.grammar(answer.rule() if isinstance(answer, JsonAnswer) else None)
             return None if grammar is None else await guides.lark(grammar)
         return None if answer is None else await answer.guide(guides)
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgeserve.gateway.generate.tools import Tools
-from edgeserve.gateway.guide import Guides, TokenGuide
+from edgeserve.gateway.guide import ANY_OBJECT, Guides, TokenGuide, json_rules
+from edgeserve.gateway.json_schema import prepared
 from edgeserve.gateway.request import Parameters
 from edgeserve.pipeline.generation import Scoring
 
@@ -22,9 +23,15 @@ class JsonAnswer:
 
     async def guide(self, guides: Guides) -> TokenGuide:
         """Raises Unprocessable for a schema that cannot be followed."""
-        if self.schema is None:
-            return await guides.json_object()
-        return await guides.json_schema(self.schema, "all" if self.is_strict else "none")
+        return await guides.lark(f"start: {self.rule()}")
+
+    def rule(self) -> str:
+        """Its part of a grammar in Lark's dialect. Raises Unprocessable for a schema that asks for
+        too much work.
+        """
+        schema = ANY_OBJECT if self.schema is None else self.schema
+        (rule,) = json_rules([prepared(schema, "all" if self.is_strict else "none")])
+        return rule
 
 
 @dataclass(frozen=True, kw_only=True)

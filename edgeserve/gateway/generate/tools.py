@@ -92,19 +92,21 @@ class ToolUse:
         names = (function.name for function in self.tools.functions)
         return CallFinder(self.syntax, names, calls_max=1 if self.tools.is_single else None)
 
-    def grammar(self) -> str | None:
-        """In llguidance's dialect of Lark; None if the model may say what it wants. Raises
-        Unprocessable for schemas that ask for too much work.
+    def grammar(self, answer: str | None = None) -> str | None:
+        """In llguidance's dialect of Lark; None if the model may say what it wants. `answer` is the
+        rule of what it may say instead of a call, unless it has to call. Raises Unprocessable for
+        schemas that ask for too much work.
         """
-        required = self.tools.required
-        if not required:
+        if not self.tools.required and answer is None:
             return None
+        callable_ = self.tools.required or self.tools.functions
         joint = json.dumps(self.syntax.joint)
         more = "" if self.tools.is_single else f" ({joint} call)*"
-        kinds = [f"f{i}" for i in range(len(required))]
-        rules = [f"start: call{more}", f"call: {self._within_tags(' | '.join(kinds))}"]
-        schemas = json_rules([function.held_to for function in required], SPACED)
-        calls = (self._written(f.name, schema) for f, schema in zip(required, schemas, strict=True))
+        instead = "" if self.tools.required else f" | {answer}"
+        kinds = [f"f{i}" for i in range(len(callable_))]
+        rules = [f"start: call{more}{instead}", f"call: {self._within_tags(' | '.join(kinds))}"]
+        schemas = json_rules([each.held_to for each in callable_], SPACED)
+        calls = (self._written(f.name, s) for f, s in zip(callable_, schemas, strict=True))
         return "\n".join([*rules, *map("{}: {}".format, kinds, calls)])
 
     def _within_tags(self, rule: str) -> str:
@@ -114,5 +116,9 @@ class ToolUse:
         return f"{json.dumps(tags[0])} ({rule}) {json.dumps(tags[1])}"
 
     def _written(self, name: str, arguments: str) -> str:
-        head = f'{{"name": "{name}", "{self.syntax.arguments}": '
-        return f'{json.dumps(head)} {arguments} "}}"'
+        """Part by part, as JSON has them: one long part would win over an answer in JSON that
+        begins alike.
+        """
+        key = f'"{self.syntax.arguments}"'
+        head = ("{", '"name"', ": ", f'"{name}"', ", ", key, ": ")
+        return f'{" ".join(map(json.dumps, head))} {arguments} "}}"'

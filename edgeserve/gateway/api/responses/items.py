@@ -27,7 +27,8 @@ from edgeserve.gateway.tool_request import Arguments
 
 ITEMS_MAX = 4096  # twice the messages of a chat: a call and its output are two
 INSTEAD = {
-    "item_reference": "nothing is stored here: send the item itself",
+    "item_reference": "nothing is stored here: send the item itself, as clients do that are told "
+    "that store is false",
     "compaction": "only OpenAI can read it: send the items that it stands for",
 }
 """What to do about some kinds of items that are not served."""

@@ -232,11 +232,6 @@ class ResponsesRequest(Parameters, ToolFields, Body):
             yield "stream_options is given, but stream is not true: leave it out"
         yield from self.tool_contradictions()
         yield from items.unanswerable(self.input)
-        if self.told_tools().functions and self._json_answer() is not None:
-            yield (
-                "text.format asks for an answer in JSON, but tools may be called instead: leave "
-                'one of them out, or set tool_choice to "none"'
-            )
 
     def _json_answer(self) -> JsonAnswer | None:
         form = self.text and self.text.format
