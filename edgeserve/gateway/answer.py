@@ -69,8 +69,7 @@ class Answer:
         self._options = options
         shows = options.shows_specials
         self._detokenizer = Detokenizer(tokenizer, order.prompt, shows_specials=shows)
-        unseen = () if shows else tokenizer.special_ids
-        self._stops = StopFilter(stop, unseen, keeps_stop=options.keeps_stop)
+        self._stops = StopFilter(stop, tokenizer.special_ids, keeps_stop=options.keeps_stop)
 
     @property
     def text(self) -> str:
