@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -39,6 +38,7 @@ from benchmarks.tables import (
     ratios,
     report,
 )
+from edgeserve.allowance import cores
 from edgeserve.config import dtype
 
 
@@ -95,7 +95,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", type=_parts, default=PARTS, help=f"some of {','.join(PARTS)}")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each system (default: 3)")
     parser.add_argument(
-        "--threads", type=int, default=os.cpu_count(), help="of every system (default: the cores)"
+        "--threads", type=int, default=cores(), help="of every system (default: the cores)"
     )
     parser.add_argument("--llama-cpp", type=Path, metavar="BIN_DIR", help="its programs")
     parser.add_argument("--gguf", type=Path, help="the shape in bf16 or f16, whichever is faster")

@@ -28,7 +28,7 @@ from edgeserve.wire.server import WorkerServer
 from tests.wire.fake_worker import LOOPBACK, FakeHandler
 
 pytestmark = pytest.mark.asyncio
-READS = 300
+READS = 100
 
 
 class ObedientHandler(FakeHandler):
