@@ -4,13 +4,13 @@
 #   TORCH    which PyTorch                                      (default: the one that CI runs)
 #   TORCH_PIP_FLAGS  for its installation: on a box without GPU, name an index of CPU builds here, without CUDA libraries
 #   BENCH    flags of `make bench`, such as --llama-cpp BIN_DIR (default: none; docs/performance.md has them)
-#   TESTS    which tests to run, as pytest markers              (default: all that need neither GPU nor Docker;
+#   TESTS    which tests to run, as pytest markers              (default: all that need neither GPU, Docker nor another environment;
 #            those marked browser skip where there is no chromium)
 
 PYTHON ?= python3
 TORCH ?= 2.13.0
 TORCH_PIP_FLAGS ?=
-TESTS ?= not gpu and not docker
+TESTS ?= not gpu and not docker and not clients
 PROMPT ?= Once upon a time
 BENCH ?=
 
@@ -32,7 +32,7 @@ help:  ## list the targets
 up: $(VENV)/runtime  ## three workers and a gateway on the demo model; answers one prompt, then keeps serving
 	$(BIN)/edgeserve up --prompt "$(PROMPT)"
 
-test: $(VENV)/dev  ## every test that needs neither a GPU nor Docker
+test: $(VENV)/dev  ## every test that needs neither a GPU, nor Docker, nor clients
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "$(TESTS)"
 
 avx2: $(VENV)/dev  ## the tests that compute, as on a processor without AVX-512

@@ -21,9 +21,10 @@ from edgeserve.families.sampling import TOP_LOGPROBS_MAX
 from edgeserve.model.sampling import likeliest, on_device_of, pairs, with_logprobs
 from edgeserve.model.slice import Slice
 
-LOGITS_BYTES = 32 * 2**20
-"""Of the logits that are there at a time, fp32: 64 rows of a vocabulary of 128,000 tokens, which is
-enough to read the head once for all of them. Their exponentials take as much again."""
+LOGITS_BYTES = 16 * 2**20
+"""Of the logits that are there at a time, fp32: 32 rows of a vocabulary of 128,000 tokens, for
+which the head is read once. With their exponentials and what they were before fp32 that is 50 MB,
+no more than the activations of the layers, which are gone by then: see `plan/reserve.py`."""
 
 
 class ScoreRow(NamedTuple):

@@ -329,6 +329,7 @@ def _step(under_way: _UnderWay, trip: Trip, done_s: float) -> Step:
         ordered_s=under_way.ordered_s,
         hops=trip.hops,
         done_s=done_s,
+        scored=len(trip.scored),
     )
 
 

@@ -65,6 +65,9 @@ class Step:
     ordered_s: float
     hops: tuple[Hop, ...]
     done_s: float
+    scored: int = 0
+    """Tokens of prompts whose log-probabilities the last stage computed, which takes it longer than
+    frames of as many tokens otherwise do."""
 
 
 class StageRecord:
@@ -149,8 +152,9 @@ class Observer:
         self.steps.append(step)
         for hop in step.hops:
             self.stages[hop.stage].hop(hop)
-        compute_s = tuple(hop.inside.compute_s for hop in step.hops)
-        self.stragglers.measured(step.tokens, compute_s, step.done_s)
+        if not step.scored:
+            compute_s = tuple(hop.inside.compute_s for hop in step.hops)
+            self.stragglers.measured(step.tokens, compute_s, step.done_s)
 
     def copied(self) -> Observer:
         """For another thread to read. Call it on the thread that feeds this one."""

@@ -194,8 +194,11 @@ class DeviceThread:
 
 
 def _size(frame: Frame) -> int:
-    """Frames of 1, 2 to 3, 4 to 7 ... tokens take about the same time."""
-    return frame.tokens.bit_length()
+    """Frames of 1, 2 to 3, 4 to 7 ... tokens take about the same time; a token that is scored is
+    more than one that is not.
+    """
+    scored = sum(len(each.tokens) for each in frame.scores.values())
+    return (frame.tokens + scored).bit_length()
 
 
 def _reply(job: Job, result: FrameResult) -> None:

@@ -158,6 +158,30 @@ def test_a_request_without_a_token_still_has_a_receipt_that_adds_up() -> None:
     assert receipt["verdict"] == "nothing was computed"
 
 
+def test_a_prompt_that_no_token_was_to_follow_has_the_times_of_its_chunks() -> None:
+    ledger = Ledger(labels=_labels(2), received_s=10.0, prompt_tokens=40)
+    for start_s in (11.0, 12.0):  # the second one's first hop is under way with the first's second
+        hops = (
+            _hop(0, start_s, start_s + 1.0, compute_s=0.9),
+            _hop(1, start_s + 1.0, start_s + 2.0, compute_s=0.7),
+        )
+        done_s = start_s + 2.0
+        ledger.lap(Lap(ready_s=start_s, ordered_s=start_s, hops=hops, done_s=done_s))
+
+    receipt = ledger.receipt(finished_s=14.5, tokens=0)
+
+    #       of the second chunk, what lies after the end of the first, at 13 s
+    assert receipt["prefill"] == {
+        "tokens": 40,
+        "cached_tokens": 0,
+        **_times(total=4500, compute=900 + 700 + 700, transfer=700, other=1500),
+    }
+    assert [each["compute_ms"] for each in receipt["stages"]] == [900, 1400]
+    assert receipt["per_token"] == []
+    assert receipt["decode"]["total_ms"] == 0.0
+    assert receipt["verdict"] != "nothing was computed"
+
+
 # -- at random
 
 

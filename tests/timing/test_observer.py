@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,7 @@ from edgeserve.timing.histogram import Histogram
 from edgeserve.timing.ledger import Ledger
 from edgeserve.timing.observer import STEPS_KEPT, Observer, RequestRecord
 from edgeserve.timing.rate import TokenRate
-from edgeserve.timing.straggler import Straggling
+from edgeserve.timing.straggler import BLOCK_FRAMES, BLOCKS_MIN, Straggling
 from tests.timing.made_steps import LABELS, step_at
 
 
@@ -82,6 +83,23 @@ def _settled(part: object) -> object:
     if isinstance(part, TokenRate):
         return tuple(part.recent(110.0))
     return dict(part) if isinstance(part, Counter) else part
+
+
+def test_a_stage_that_scores_prompts_is_no_straggler() -> None:
+    """The last stage takes longer for them, and for the same number of tokens."""
+    straggling: list[bool] = []
+    for scored in (0, 3):
+        observer = Observer(LABELS)
+        for frame in range((BLOCKS_MIN + 1) * BLOCK_FRAMES):
+            step = step_at(frame, frame * 0.03)
+            first, second = step.hops
+            if frame >= BLOCKS_MIN * BLOCK_FRAMES:
+                slower = replace(second.inside, compute_s=2 * second.inside.compute_s)
+                step = replace(step, hops=(first, replace(second, inside=slower)), scored=scored)
+            observer.step(step)
+        straggling.append(observer.stragglers.now[1] is not None)
+        assert observer.frames == (BLOCKS_MIN + 1) * BLOCK_FRAMES
+    assert straggling == [True, False]
 
 
 def told(*laps: tuple[float, int]) -> tuple[RequestRecord, Ledger]:
