@@ -71,8 +71,10 @@ def main() -> int:
         if "add_bos_token" in served:
             own["add_bos_token"] = served["add_bos_token"]
         theirs = evaluated("hf", own, tasks)
-        at_gateway = {"base_url": f"{url}/v1/completions", "model": "dummy", "tokenizer": folder}
-        ours = evaluated("local-completions", at_gateway | {"max_length": "1024"} | served, tasks)
+        at_gateway = {"base_url": f"{url}/v1/completions", "model": "dummy", "max_length": "1024"}
+        if served.setdefault("tokenizer_backend", "huggingface") == "huggingface":
+            at_gateway["tokenizer"] = folder
+        ours = evaluated("local-completions", at_gateway | served, tasks)
     return report(theirs, ours)
 
 

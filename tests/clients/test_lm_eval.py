@@ -37,6 +37,8 @@ def python() -> Path:
     [
         ("batch_size=16", "add_bos_token=True"),
         ("batch_size=1", "num_concurrent=8", "add_bos_token=True"),
+        ("batch_size=16", "add_bos_token=False", "tokenizer_backend=remote"),
+        #   the gateway's own tokenizer, and no file of the model at the client's
     ],
     ids=" ".join,
 )

@@ -176,6 +176,10 @@ def test_prompt_tokens_are_scored_by_their_own_rows_beside_others_that_are_sampl
     whole = run(0, 9, Score(first_position=1, tokens=(11, 12, 13, 14, 15, 16, 17, 18)))
     assert [each.token for each in whole.scored] == [11, 12, 13, 14, 15, 16, 17, 18]
     assert all(each.logprob < 0 and each.top == () for each in whole.scored)
+    [likeliest] = run(0, 3, None).sampled
+    [same] = run(0, 9, Score(first_position=3, tokens=(likeliest.token,))).scored
+    assert same.rank == 1, "the token behind three is that of the third row"
+    assert same.logprob == pytest.approx(likeliest.logprob, abs=1e-5)
     part = Score(first_position=4, tokens=(14, 15), top_logprobs=3)
     neighbour = (Segment(sequence=2, first_position=0, tokens=2, samples=0), rows[:2], None)
     chunk = Segment(sequence=1, first_position=0, tokens=9, samples=1)
