@@ -25,6 +25,10 @@ BLOCK_NUMBERS = 4 * 2**20
 """Numbers that are rounded at a time: in fp32 and as whole numbers they take 16 MiB each."""
 BLOCK_ROWS = 64  # what the CPU's int4 products hold side by side; blocks end between two of them
 LARGEST_8_BIT, LARGEST_7_BIT = 127, 63
+PAIR_MAX = 128  # times 255, a token's largest number counted from zero: still below 2^15
+RARE = 0.007
+"""Of a matrix' numbers, those with 8 bytes beside the matrix. Normally distributed ones in rows of
+2,048 are 0.0055; trained ones have larger extremes, and so fewer."""
 PROBE_TOKENS = (1, 8, 64)  # kernels may differ by the number
 PROBE_SIZE = 64
 PROBE_ERROR_MAX = 0.01
@@ -60,15 +64,32 @@ def first_right(ways: Sequence[Int8Way]) -> Int8Way:
 
 def is_right(make: MakeKernel) -> bool:
     """Whether pairs of the largest products, which may be added in 16 bits, are added rightly."""
-    weight_RC = torch.ones(PROBE_SIZE, PROBE_SIZE)
-    weight_RC[1::2] = -1
     try:
-        kernel = make(weight_RC.clone(), None)
-        return all(
-            _probe_error(kernel, weight_RC, tokens) < PROBE_ERROR_MAX for tokens in PROBE_TOKENS
-        )
+        return all(_is_right_for(make, weight_RC) for weight_RC in (_all_large(), _few_large()))
     except RuntimeError:  # PyTorch has no such product here
         return False
+
+
+def _all_large() -> Tensor:
+    """Sums as large as can be, positive and negative."""
+    weight_RC = torch.ones(PROBE_SIZE, PROBE_SIZE)
+    weight_RC[1::2] = -1
+    return weight_RC
+
+
+def _few_large() -> Tensor:
+    """Two large numbers in each row, next to each other or up to three further on: whichever are
+    a pair, some rows have it.
+    """
+    row = torch.arange(PROBE_SIZE)
+    weight_RC = torch.zeros(PROBE_SIZE, PROBE_SIZE)
+    weight_RC[row, row % 48] = weight_RC[row, row % 48 + 1 + row % 4] = 1 - row // 2 % 2 * 2.0
+    return weight_RC
+
+
+def _is_right_for(make: MakeKernel, weight_RC: Tensor) -> bool:
+    kernel = make(weight_RC.clone(), None)
+    return all(_probe_error(kernel, weight_RC, tokens) < PROBE_ERROR_MAX for tokens in PROBE_TOKENS)
 
 
 def _probe_error(kernel: Kernel, weight_RC: Tensor, tokens: int) -> float:
@@ -80,7 +101,7 @@ def _probe_error(kernel: Kernel, weight_RC: Tensor, tokens: int) -> float:
 
 def int8_one_pass(weight_RC: Tensor, bias_R: Tensor | None) -> Kernel:
     """Tokens and rows as 8-bit numbers, on a CPU that adds their products in 32 bits (VNNI)."""
-    multiply = _whole_products(weight_RC, LARGEST_8_BIT)
+    multiply = _whole_products(*_round_rows(weight_RC), LARGEST_8_BIT)
 
     def kernel(x_TC: Tensor) -> Tensor:
         wide_TC, range_T1 = _ranged(x_TC)
@@ -90,13 +111,71 @@ def int8_one_pass(weight_RC: Tensor, bias_R: Tensor | None) -> Kernel:
     return kernel
 
 
+def int8_without_overflow(weight_RC: Tensor, bias_R: Tensor | None) -> Kernel:
+    """The same on a CPU that adds pairs of products in 16 bits.
+
+    What a pair of neighbours in a row has above `PAIR_MAX` is taken out of it and multiplied apart,
+    as a sparse matrix: rarely more than one number in 200. Rows that have more, since most of their
+    numbers are large, are multiplied in two passes.
+    """
+    whole_RC, scale_R = _round_rows(weight_RC)
+    rest = _take_out_rest(whole_RC)
+    if len(rest.value) > RARE * whole_RC.numel():
+        return int8_two_passes(weight_RC, bias_R)
+    multiply = _whole_products(whole_RC, scale_R, LARGEST_8_BIT)
+    rest_RC = rest.matrix(scale_R, whole_RC.shape)
+
+    def kernel(x_TC: Tensor) -> Tensor:
+        wide_TC, range_T1 = _ranged(x_TC)
+        out_TR = multiply(wide_TC).add_((rest_RC @ wide_TC.T).T).mul_(range_T1)
+        return (out_TR if bias_R is None else out_TR.add_(bias_R)).to(x_TC.dtype)
+
+    return kernel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rest:
+    """Whole numbers that were taken out of a matrix, row by row."""
+
+    row: Tensor
+    column: Tensor
+    value: Tensor
+
+    def matrix(self, scale_R: Tensor, shape: torch.Size) -> Tensor:
+        counts = torch.bincount(self.row, minlength=shape[0])
+        starts = torch.cat((counts.new_zeros(1), counts.cumsum(0)))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+            return torch.sparse_csr_tensor(
+                starts.int(), self.column.int(), self.value * scale_R[self.row], shape,
+                check_invariants=True,
+            )  # fmt: skip
+
+
+def _take_out_rest(whole_RC: Tensor) -> Rest:
+    """Makes the numbers of `whole_RC` smaller that a pair has too large."""
+    found, start = list[tuple[Tensor, Tensor, Tensor]](), 0
+    for rows_RC in blocks(whole_RC):
+        left_RP, right_RP = rows_RC[:, 0:-1:2], rows_RC[:, 1::2]
+        sums_RP = left_RP.short() + right_RP  # of unlike signs, none is too large
+        row, pair = (sums_RP.abs() > PAIR_MAX).nonzero(as_tuple=True)
+        left, right, sums = left_RP[row, pair], right_RP[row, pair], sums_RP[row, pair]
+        column = 2 * pair + (right.abs() > left.abs())
+        value = sums - sums.sign() * PAIR_MAX
+        rows_RC[row, column] -= value.to(torch.int8)
+        found.append((row + start, column, value))
+        start += len(rows_RC)
+    row, column, value = (torch.cat(each) for each in zip(*found, strict=True))
+    return Rest(row=row, column=column, value=value)
+
+
 def int8_two_passes(weight_RC: Tensor, bias_R: Tensor | None) -> Kernel:
     """Tokens as two 7-bit numbers each, on a CPU that adds pairs of products in 16 bits.
 
     2 * 127 * 127 are less than 2^15. The two stand below each other, so the matrix is read once:
     for few tokens the second costs nothing.
     """
-    multiply = _whole_products(weight_RC, LARGEST_7_BIT)
+    multiply = _whole_products(*_round_rows(weight_RC), LARGEST_7_BIT)
 
     def kernel(x_TC: Tensor) -> Tensor:
         wide_TC, range_T1 = _ranged(x_TC)
@@ -118,9 +197,8 @@ def _ranged(x_TC: Tensor) -> tuple[Tensor, Tensor]:
     return wide_TC / range_T1, range_T1
 
 
-def _whole_products(weight_RC: Tensor, largest: int) -> Callable[[Tensor], Tensor]:
+def _whole_products(whole_RC: Tensor, scale_R: Tensor, largest: int) -> Callable[[Tensor], Tensor]:
     """Of numbers from -1 to 1, which become whole ones from -`largest` to `largest`."""
-    whole_RC, scale_R = _round_rows(weight_RC)
     with warnings.catch_warnings():
         # PyTorch means to take such tensors away. The product that is to follow them needs a
         # third more time for a single token (docs/LOG.md).
@@ -129,7 +207,6 @@ def _whole_products(weight_RC: Tensor, largest: int) -> Callable[[Tensor], Tenso
             whole_RC, scale_R.double(), torch.zeros(len(scale_R), dtype=torch.int64), 0
         )
     torch.backends.quantized.engine = "x86"
-    del whole_RC
     held = torch.ops.quantized.linear_prepack(matrix, None)
     multiply: Callable[..., Tensor]
     multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
@@ -166,6 +243,7 @@ def blocks(weight_RC: Tensor) -> Iterator[Tensor]:
 
 INT8_WAYS = (
     Int8Way(name="in one pass", make=int8_one_pass),
+    Int8Way(name="in one pass, without sums that overflow here", make=int8_without_overflow),
     Int8Way(name="in two passes of 7 bits, since one overflows here", make=int8_two_passes),
     Int8Way(name="after widening, since this PyTorch has no faster way here", make=int8_widened),
 )

@@ -12,6 +12,7 @@ from edgeserve.errors import UnsupportedModel
 from edgeserve.families.folder import open_model
 from edgeserve.families.spec import Dtype, ModelSpec
 from edgeserve.families.stage import cut
+from edgeserve.model import int8 as int8_module
 from edgeserve.model.int8 import INT8_WAYS, Int8Way, first_right, int8, int8_way, int8_widened
 from edgeserve.model.product import Kernel, MakeKernel, Product
 from edgeserve.model.quantised import Quantise, int4, int4_widened
@@ -173,6 +174,31 @@ def test_every_way_that_this_processor_computes_rightly_is_as_exact() -> None:
             off = each.make(weight.clone(), None)(x) - exact
             assert off.norm() / exact.norm() < mean, each.name
             assert off.abs().max() / exact.std() < largest, each.name
+
+
+@pytest.mark.parametrize("columns", [64, 63])
+def test_what_would_overflow_is_multiplied_apart(columns: int) -> None:
+    """Nothing is lost, and nothing left that is too large."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(4096, columns, generator=generator).clamp(-2.5, 2.5)
+    whole, _ = int8_module._round_rows(weight)
+    left = whole.clone()
+    rest = int8_module._take_out_rest(left)
+    assert 0.01 < len(rest.value) / whole.numel() < 0.06
+    put_back = left.int().index_put((rest.row, rest.column), rest.value.int(), accumulate=True)
+    assert torch.equal(put_back, whole.int())
+    pairs = left[:, : columns // 2 * 2].int().view(4096, -1, 2)
+    for sign in (1, -1):
+        sums = (sign * pairs).clamp_min(0).sum(-1)
+        assert sums.max() <= 128, "times 255 is below 2^15"
+
+
+def test_rows_of_large_numbers_are_multiplied_rightly_too() -> None:
+    torch.manual_seed(0)
+    weight = torch.where(torch.rand(64, 256) < 0.5, -1.0, 1.0)
+    x = torch.randn(8, 256).sign()
+    for each in INT8_WAYS[INT8_WAYS.index(int8_way()) :]:
+        torch.testing.assert_close(each.make(weight.clone(), None)(x), x @ weight.T)
 
 
 def test_the_report_shows_a_product_that_overflows() -> None:
