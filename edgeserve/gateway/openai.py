@@ -116,7 +116,7 @@ class OpenAI:
             for prompt in prompts
         ]
         echoes = [  # of prompts that fit the model: what does not is not worth its decoding
-            self._text(given, prompt, asked) if asked.echo else ""
+            self._text(given, prompt, asked) if asked.echo else None
             for given, prompt in zip(asked.prompt, prompts, strict=True)
             for _ in range(asked.count)
         ]

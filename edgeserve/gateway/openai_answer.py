@@ -165,34 +165,37 @@ class Reply:
 
 
 class Completions:
-    """`echoes` has what goes before each answer's text: its prompt, or nothing."""
+    """`echoes` has what goes before each answer's text: its prompt, whose text may be empty, or
+    None if nothing does.
+    """
 
     prefix = "cmpl-"
     whole = chunk = "text_completion"
 
     def __init__(
-        self, tokenizer: Tokenizer, echoes: Sequence[str], *, logprobs: int | None
+        self, tokenizer: Tokenizer, echoes: Sequence[str | None], *, logprobs: int | None
     ) -> None:
         self._tokenizer = tokenizer
         self._echoes = echoes
         self._logprobs = logprobs
 
     def choice(self, index: int, run: Run) -> dict[str, Any]:
-        text = self._echoes[index] + run.answer.text
+        text = (self._echoes[index] or "") + run.answer.text
         return {"text": text, "logprobs": self._shown(index, run, run.answer.pieces)}
 
     def delta(self, index: int, run: Run, piece: Piece) -> dict[str, Any]:
-        echo = self._echoes[index] if len(run.answer.pieces) == 1 else ""
-        return {"text": echo + piece.text, "logprobs": self._shown(index, run, [piece])}
+        echo = self._echoes[index] if len(run.answer.pieces) == 1 else None
+        return {"text": (echo or "") + piece.text, "logprobs": self._shown(index, run, [piece])}
 
     def _shown(self, index: int, run: Run, newest: Sequence[Piece]) -> dict[str, Any] | None:
         """Of the newest pieces, and before the first one of the echo."""
         if self._logprobs is None:
             return None
         echo = self._echoes[index]
-        is_first = len(newest) == len(run.answer.pieces)
-        told = echoed(self._tokenizer, run, echo, self._logprobs) if echo and is_first else []
-        start = len(echo) + len(run.answer.text) - sum(len(piece.text) for piece in newest)
+        told = []
+        if echo is not None and len(newest) == len(run.answer.pieces):
+            told = echoed(self._tokenizer, run, echo, self._logprobs)
+        start = len(echo or "") + len(run.answer.text) - sum(len(piece.text) for piece in newest)
         offsets = accumulate((len(piece.text) for piece in newest), initial=start)
         told += [
             Told(
@@ -203,7 +206,7 @@ class Completions:
             )
             for piece, at in zip(newest, offsets, strict=False)
             # With an echo all are told: who asks for it counts them from the prompt's end.
-            if echo or is_told(run, piece)
+            if echo is not None or is_told(run, piece)
         ]
         return {
             "tokens": [each.text for each in told],

@@ -198,6 +198,21 @@ async def test_a_token_that_could_not_be_and_texts_that_are_alike_are_told_as_th
     assert told["top_logprobs"] == [None, {"\ufffd": -0.25}, {"c": -0.5, "b": -9999.0}]
 
 
+@pytest.mark.parametrize("max_tokens", [0, 1])
+async def test_a_prompt_whose_text_is_empty_is_told_too(
+    max_tokens: int, parts: GatewayParts, client_for: ClientFor, llama_folder: Path
+) -> None:
+    """As that of the space that a tokenizer puts before a text."""
+    tokenizer, model = read_tokenizer(llama_folder), replace(parts.model, vocab=1000)
+    space = next(i for i in range(tokenizer.vocab_size) if tokenizer.token_bytes(i) == b" ")
+    assert tokenizer.decode([space]) == ""
+    client = client_for(replace(parts, tokenizer=tokenizer, model=model))
+    answer = await complete(client, prompt=[space], echo=True, logprobs=1, max_tokens=max_tokens)
+    told = answer["choices"][0]["logprobs"]
+    assert told["tokens"] == [" "] * (1 + max_tokens)
+    assert told["token_logprobs"] == [None, *[LOGPROB] * max_tokens]
+
+
 @pytest.mark.parametrize("prompt", ["hello", list(b"hello")], ids=["text", "tokens"])
 async def test_an_echo_is_of_what_was_read(prompt: Any, client: httpx.AsyncClient) -> None:
     answer = await complete(
