@@ -6,6 +6,8 @@ import os
 import tempfile
 from pathlib import Path
 
+import pytest
+
 for name in [each for each in os.environ if each.startswith("EDGESERVE_")]:
     del os.environ[name]  # a developer's own cluster must not change what a test sees
 
@@ -22,3 +24,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the reference models are random:
 # interpreted, on the CPU.
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--write-clients-page",
+        action="store_true",
+        help="write what the clients did into docs/clients.md (with -m clients and -n 0)",
+    )

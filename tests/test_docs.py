@@ -54,8 +54,9 @@ FOREIGN_FLAGS = {
     "--tasks",
     "--rpc",
     "--profile",
+    "--write-clients-page",
 }
-"""Of other programs that the pages mention, or of every program."""
+"""Of other programs that the pages mention, the tests among them, or of every program."""
 
 
 def _page(name: str) -> str:

@@ -1,36 +1,93 @@
-"""An environment of its own for each client, made when it is first needed and kept beside ours.
-
-What a client shares with us, such as PyTorch, it finds in ours, behind its own: so nothing large is
-there twice.
+"""An environment of its own for each client of `versions.toml`, made when first needed and kept
+beside ours: clients want versions of their own of what we use, too.
 """
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import sysconfig
-import venv
+import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 
-LM_EVAL = ("lm-eval[api,hf]==0.4.13",)
-"""Pinned: what a client sends changes with its version."""
+import pytest
+
+HERE = Path(__file__).parent
 FOLDER = Path(sys.prefix) / "clients"
-INSTALL_S = 900.0
+INSTALL_S = 600.0
 
 
-def python_with(name: str, requirements: tuple[str, ...]) -> Path:
-    """The Python of the environment `name` that has them."""
-    folder = FOLDER / name
-    python, made = folder / "bin" / "python", folder / "requirements.txt"
-    wanted = "\n".join(requirements)
-    if made.is_file() and made.read_text() == wanted:
-        return python
-    venv.create(folder, with_pip=True, clear=True)
-    at = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    packages = subprocess.run([python, "-c", at], capture_output=True, text=True, check=True)
-    ours = Path(packages.stdout.strip()) / "ours.pth"
-    ours.write_text(sysconfig.get_path("purelib"))
-    install = [str(python), "-m", "pip", "install", "--quiet", *requirements]
-    subprocess.run(install, check=True, timeout=INSTALL_S)
-    made.write_text(wanted)
-    return python
+@dataclass(frozen=True, kw_only=True)
+class Client:
+    name: str
+    title: str
+    registry: str
+    """'pypi' or 'npm'."""
+    packages: tuple[str, ...]
+    """Pinned."""
+    torch: bool = False
+    """It finds PyTorch in our environment, behind its own: nothing large is there twice."""
+
+    @property
+    def version(self) -> str:
+        """Of its first package."""
+        return self.packages[0].replace("==", "@").rpartition("@")[2]
+
+    @property
+    def folder(self) -> Path:
+        return FOLDER / self.name
+
+
+def read_clients() -> dict[str, Client]:
+    document = tomllib.loads((HERE / "versions.toml").read_text(encoding="utf-8"))
+    return {
+        name: Client(name=name, **{**told, "packages": tuple(told["packages"])})
+        for name, told in document.items()
+    }
+
+
+def installed(client: Client) -> Path:
+    """Its folder, with everything in it. Skips the test where the packages cannot be had."""
+    mark = client.folder / "installed"
+    wanted = "\n".join(client.packages)
+    if mark.is_file() and mark.read_text() == wanted:
+        return client.folder
+    shutil.rmtree(client.folder, ignore_errors=True)
+    client.folder.mkdir(parents=True)
+    install = _install_python if client.registry == "pypi" else _install_node
+    install(client)
+    mark.write_text(wanted)
+    return client.folder
+
+
+def _install_python(client: Client) -> None:
+    uv = str(Path(sys.executable).with_name("uv"))
+    python = str(client.folder / "bin" / "python")
+    _run(client, [uv, "venv", "--quiet", "--allow-existing", "--python", sys.executable,
+                  str(client.folder)])  # fmt: skip
+    without = []
+    if client.torch:
+        ours = Path(sysconfig.get_path("purelib", vars={"base": str(client.folder)})) / "ours.pth"
+        ours.write_text(sysconfig.get_path("purelib"))
+        override = client.folder / "without.txt"
+        override.write_text("torch; sys_platform == 'never'\n")
+        without = ["--override", str(override)]
+    _run(client, [uv, "pip", "install", "--quiet", "--python", python, *without, *client.packages])
+
+
+def _install_node(client: Client) -> None:
+    if shutil.which("npm") is None:
+        pytest.skip("there is no node here")
+    (client.folder / "package.json").write_text("{}")
+    _run(client, ["npm", "install", "--silent", "--no-audit", "--no-fund", *client.packages])
+
+
+def _run(client: Client, command: list[str]) -> None:
+    done = subprocess.run(
+        command, cwd=client.folder, capture_output=True, text=True, timeout=INSTALL_S, check=False
+    )
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip().splitlines()
+        pytest.skip(f"{client.title} cannot be had here: {said[-1] if said else command}")

@@ -13,7 +13,8 @@ import pytest
 
 from edgeserve.config import Address
 from edgeserve.families.folder import open_model
-from tests.clients.environments import LM_EVAL, python_with
+from tests.clients.conftest import Record
+from tests.clients.environments import installed, read_clients
 from tests.cluster.conftest import StartGateway
 from tests.cluster.processes import START_S
 
@@ -25,17 +26,21 @@ pytestmark = [
 ]
 CHECK = Path(__file__).with_name("lm_eval_check.py")
 RUN_S = 600.0
+PLAIN = ("batch_size=16", "add_bos_token=True")
+
+
+LM_EVAL = read_clients()["lm_eval"]
 
 
 @pytest.fixture(scope="module")
 def python() -> Path:
-    return python_with("lm-eval", LM_EVAL)
+    return installed(LM_EVAL) / "bin" / "python"
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("batch_size=16", "add_bos_token=True"),
+        PLAIN,
         ("batch_size=1", "num_concurrent=8", "add_bos_token=True"),
         ("batch_size=16", "add_bos_token=False", "tokenizer_backend=remote"),
         #   the gateway's own tokenizer, and no file of the model at the client's
@@ -48,6 +53,8 @@ def test_prompts_of_tokens_get_the_log_likelihoods_of_lm_evals_own_backend(
     workers: tuple[Address, ...],
     gateway: StartGateway,
     tmp_path: Path,
+    *,
+    record: Record,
 ) -> None:
     folder = open_model("demo").folder
     assert folder is not None
@@ -57,6 +64,9 @@ def test_prompts_of_tokens_get_the_log_likelihoods_of_lm_evals_own_backend(
 
     assert found["items"] == 50
     assert found["greedy"] > 0
+    if arguments == PLAIN:
+        told = f"{found['choices']} log-likelihoods, {found['largest_difference']:.0e} at most off"
+        record(LM_EVAL, "50 multiple-choice items beside its hf backend", told)
 
 
 def test_prompts_of_text_get_the_log_likelihoods_of_lm_evals_own_backend(
