@@ -23,6 +23,8 @@ from edgeserve.clock import ManualClock
 from edgeserve.config import PREFIX, GatewaySettings, WorkerSettings
 from edgeserve.doctor.report import TITLES
 from edgeserve.errors import EdgeserveError, named_errors
+from edgeserve.gateway.api.body import Body
+from edgeserve.gateway.api.messages.request import MessagesRequest
 from edgeserve.gateway.api.responses.request import ResponsesRequest
 from edgeserve.gateway.app import create_app
 from edgeserve.gateway.openai_request import (
@@ -42,6 +44,7 @@ from edgeserve.wire.pb import worker_pb2
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 SETTINGS = {"worker": WorkerSettings, "gateway": GatewaySettings}
+OTHER_BODIES = [("## Responses", ResponsesRequest), ("## Messages", MessagesRequest)]
 FOREIGN_FLAGS = {
     "--target",
     "--no-index",
@@ -261,19 +264,24 @@ def test_every_field_of_openais_routes_is_documented_with_what_it_must_be() -> N
         assert documented == expected
 
 
-def test_every_field_of_a_response_is_documented_with_what_it_must_be() -> None:
-    section = _section(_page("docs/http.md"), "## Responses")
-    documented = {_code(row[0]): row[1] for row in _rows(section)}
-    fields, shared = ResponsesRequest.model_fields, Parameters.model_fields.keys() - {"stop"}
+@pytest.mark.parametrize(("title", "kind"), OTHER_BODIES)
+def test_every_field_of_other_bodies_is_documented_with_what_it_must_be(
+    title: str, kind: type[Body]
+) -> None:
+    documented = {_code(row[0]): row[1] for row in _rows(_section(_page("docs/http.md"), title))}
+    shared = Parameters.model_fields.keys() - {"stop"}
 
     assert documented == {
-        name: fields[name].description for name in ResponsesRequest.names() if name not in shared
+        name: kind.model_fields[name].description for name in kind.names() if name not in shared
     }
 
 
-def test_every_field_of_a_response_that_is_not_read_or_refused_is_named() -> None:
-    section = _section(_page("docs/http.md"), "## Responses")
-    names = [*ResponsesRequest.NOT_SERVED, *ResponsesRequest.ACCEPTED]
+@pytest.mark.parametrize(("title", "kind"), OTHER_BODIES)
+def test_every_field_of_other_bodies_that_is_not_read_or_refused_is_named(
+    title: str, kind: type[Body]
+) -> None:
+    section = _section(_page("docs/http.md"), title)
+    names = [*kind.NOT_SERVED, *kind.ACCEPTED]
 
     assert [name for name in names if f"`{name}`" not in section] == []
 

@@ -15,6 +15,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 import edgeserve
+from edgeserve.gateway.api.messages.routes import messages_routes
 from edgeserve.gateway.api.responses.routes import responses_routes
 from edgeserve.gateway.border import Border, LimitBody, LimitHead, RequireKey, routing_error
 from edgeserve.gateway.dashboard import routes as dashboard
@@ -31,6 +32,7 @@ from edgeserve.gateway.trace import trace_routes
 
 EXPOSED = (
     "x-request-id",
+    "request-id",
     "retry-after",
     "x-ratelimit-limit-tokens",
     "x-ratelimit-remaining-tokens",
@@ -60,6 +62,7 @@ def create_app(parts: GatewayParts, tell: Sequence[Tell] = (log_exchange,)) -> F
     app.include_router(native_routes(parts))
     app.include_router(openai_routes(parts))
     app.include_router(responses_routes(parts))
+    app.include_router(messages_routes(parts))
     app.include_router(tokenizer_routes(parts))
     app.include_router(health_routes(parts))
     app.include_router(metrics_routes(parts))

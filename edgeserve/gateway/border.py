@@ -33,10 +33,11 @@ from edgeserve.errors import (
     Unauthorized,
     UnsupportedEncoding,
 )
+from edgeserve.gateway.anthropic_error import is_anthropics
 from edgeserve.gateway.connection import BODY_S, HEAD_BYTES_MAX, HEADERS_MAX
+from edgeserve.gateway.error_shape import error_document
 from edgeserve.gateway.exchange import Exchange, Tell, exchange_of
 from edgeserve.gateway.keys import KeyRing, Tenant
-from edgeserve.gateway.openai_error import error_document
 from edgeserve.gateway.routing import routed, routing_refusal, with_head, without_body
 from edgeserve.gateway.stream import STATUS_GONE
 
@@ -45,9 +46,9 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _log = logging.getLogger(__name__)
 
 
-def error_response(error: EdgeserveError, path: str = "") -> Response:
+def error_response(error: EdgeserveError, path: str = "", request_id: str = "") -> Response:
     """In the shape that clients of `path` expect."""
-    body = json.dumps(error_document(error, path), default=str).encode()
+    body = json.dumps(error_document(error, path, request_id), default=str).encode()
     headers = {"content-type": "application/json"}
     if isinstance(error, Overloaded):
         headers["Retry-After"] = str(error.retry_after_s)
@@ -62,7 +63,9 @@ async def routing_error(request: Request, error: Exception) -> Response:
     """What the router raises, in our shape."""
     assert isinstance(error, HTTPException)
     path = request.scope["path"]
-    response = error_response(routing_refusal(path, exchange_of(request).method, error), path)
+    exchange = exchange_of(request)
+    refusal = routing_refusal(path, exchange.method, error)
+    response = error_response(refusal, path, exchange.request_id)
     response.status_code = error.status_code
     response.headers.update(error.headers or {})
     if allowed := response.headers.get("Allow"):
@@ -128,13 +131,14 @@ class Border:
             _note(error, exchange.request_id)
             if exchange.status:
                 raise
-            await error_response(error, scope["path"])(scope, receive, send_with_id)
+            refusal = error_response(error, scope["path"], exchange.request_id)
+            await refusal(scope, receive, send_with_id)
         except Exception:  # the HTTP process's border: our faults must not look like the client's
             exchange.error_type = EdgeserveError.error_type
             _log.exception("request %s failed", exchange.request_id)
             if exchange.status:
                 raise  # the server cuts the connection, so that half an answer does not look whole
-            fault = error_response(_fault(exchange.request_id), scope["path"])
+            fault = error_response(_fault(exchange.request_id), scope["path"], exchange.request_id)
             await fault(scope, receive, send_with_id)
 
 
@@ -162,14 +166,31 @@ class RequireKey:
         is_open = scope["path"] in self._open_paths and scope["method"] == "GET"
         if not self._keys.tenants or is_open:
             return self._keys.anybody
-        given = Headers(scope=scope).get("authorization")
-        if given is None:
-            raise Unauthorized("no key was sent; send the header 'Authorization: Bearer KEY'")
-        scheme, _, secret = given.partition(" ")
-        tenant = self._keys.tenant_of(secret)
-        if tenant is None or scheme.lower() != "bearer":
-            raise Unauthorized("the key sent is no key of this server; check 'Bearer KEY'")
-        return tenant
+        secrets_sent = _keys_sent(Headers(scope=scope))
+        if not secrets_sent:
+            raise Unauthorized(
+                "no key was sent; send the header 'Authorization: Bearer KEY' or 'x-api-key: KEY'"
+            )
+        tenants = [self._keys.tenant_of(secret) for secret in secrets_sent]
+        for tenant in tenants:
+            if tenant is not None:
+                return tenant
+        raise Unauthorized(
+            "the key sent is no key of this server; check 'Bearer KEY' or 'x-api-key: KEY'"
+        )
+
+
+def _keys_sent(headers: Headers) -> list[str]:
+    """In both headers that clients use, OpenAI's first. What cannot be a key stands for one that
+    is wrong.
+    """
+    sent: list[str] = []
+    if "authorization" in headers:
+        scheme, _, secret = headers["authorization"].partition(" ")
+        sent.append(secret if scheme.lower() == "bearer" else "")
+    if "x-api-key" in headers:
+        sent.append(headers["x-api-key"])
+    return sent
 
 
 class LimitHead:
@@ -263,7 +284,8 @@ def _too_large(what: str) -> PayloadTooLarge:
 
 def _headers(exchange: Exchange) -> dict[str, str]:
     limits = exchange.tenant.quota.headers() if exchange.tenant else {}
-    return {"x-request-id": exchange.request_id, **limits}
+    theirs = {"request-id": exchange.request_id} if is_anthropics(exchange.path) else {}
+    return {"x-request-id": exchange.request_id, **theirs, **limits}
 
 
 def _request_id(wanted: str) -> str:

@@ -24,6 +24,7 @@ from edgeserve.errors import (
     UnsupportedEncoding,
     WireError,
 )
+from edgeserve.gateway.anthropic_error import ANTHROPIC_PATHS, anthropic_error
 from edgeserve.gateway.openai_error import OPENAI_PATHS, openai_error
 
 Schema = Mapping[str, Any]
@@ -90,8 +91,7 @@ def documented(
     found: dict[int | str, dict[str, Any]] = {200: _answer("done", success)}
     for status, kinds in groupby(by_status, key=lambda kind: kind.http_status):
         names = sorted(kind.error_type for kind in kinds)
-        shape = _openai_shape(names) if path in OPENAI_PATHS else _own_shape(names)
-        found[status] = _answer(", ".join(names), {JSON: shape})
+        found[status] = _answer(", ".join(names), {JSON: _shape(path, names)})
     wait = {"description": "seconds until it is worth another try", "schema": WHOLE}
     found[Overloaded.http_status]["headers"] = {"Retry-After": wait}
     return found
@@ -102,18 +102,36 @@ def _answer(description: str, content: Mapping[str, Schema]) -> dict[str, Any]:
     return {"description": description, "content": media}
 
 
+def _shape(path: str, error_types: list[str]) -> Schema:
+    """Of an error with one of these types. Before there is a route, it is ours."""
+    if path in ANTHROPIC_PATHS:
+        theirs = _anthropic_shape(error_types)
+    elif path in OPENAI_PATHS:
+        theirs = _openai_shape(error_types)
+    else:
+        return _own_shape(error_types)
+    early = sorted({kind.error_type for kind in OF_ANY_CONNECTION} & {*error_types})
+    return {"anyOf": [theirs, _own_shape(early)]} if early else theirs
+
+
 def _own_shape(error_types: list[str]) -> Schema:
     return object_with(error=STRING, error_type={"enum": error_types})
 
 
 def _openai_shape(error_types: list[str]) -> Schema:
-    """Their `code` is our `error_type`, unless it says more. Before there is a route, ours."""
+    """Their `code` is our `error_type`, unless it says more."""
     (inner,) = openai_error(EdgeserveError("")).values()
     text_or_null: Schema = {"type": ["string", "null"]}
     fields = dict.fromkeys(inner, text_or_null) | {
         "message": STRING,
         "code": {"type": "string", "examples": error_types},
     }
-    theirs = object_with(error=object_with(**fields))
-    early = sorted({kind.error_type for kind in OF_ANY_CONNECTION} & {*error_types})
-    return {"anyOf": [theirs, _own_shape(early)]} if early else theirs
+    return object_with(error=object_with(**fields))
+
+
+def _anthropic_shape(error_types: list[str]) -> Schema:
+    """Their `error_code` is our `error_type`."""
+    code: Schema = {"type": "string", "examples": error_types}
+    inner = object_with(type=STRING, message=STRING, details=object_with(error_code=code))
+    fields = dict.fromkeys(anthropic_error(EdgeserveError(""), ""), STRING) | {"error": inner}
+    return object_with(**fields)

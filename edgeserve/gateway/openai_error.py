@@ -15,12 +15,7 @@ OPENAI_PATHS = frozenset({
 })  # fmt: skip
 
 
-def error_document(error: EdgeserveError, path: str) -> dict[str, Any]:
-    """The body of an answer to a request for `path`."""
-    return openai_error(error) if _is_openais(path) else error.to_json()
-
-
-def _is_openais(path: str) -> bool:
+def is_openais(path: str) -> bool:
     """Also what is not served: its clients show a sentence only if it comes in their shape."""
     return path.startswith("/v1/") and path != "/v1/cluster"
 

@@ -124,7 +124,7 @@ def _of_generation(exchange: Exchange, model: str, receipt: dict[str, Any]) -> d
     """In the words of OpenTelemetry's conventions for generative models, as far as they go. The
     times are those of the first answer.
     """
-    is_chat = exchange.path.endswith(("/chat/completions", "/responses"))
+    is_chat = exchange.path.endswith(("/chat/completions", "/responses", "/messages"))
     return {
         "gen_ai.operation.name": "chat" if is_chat else "text_completion",
         "gen_ai.provider.name": "edgeserve",

@@ -25,12 +25,13 @@ _ELSEWHERE = {
     "/v1/realtime": "realtime sessions",
     "/v1/files": "stored files",
     "/v1/batches": "stored batches",
+    "/v1/messages/batches": "stored batches",
     "/v1/fine_tuning": "fine-tuning jobs",
     "/v1/assistants": "assistants",
     "/v1/threads": "stored threads",
     "/v1/vector_stores": "vector stores",
 }
-"""Routes of OpenAI's that clients look for here, and what they would give."""
+"""Routes of OpenAI's and Anthropic's that clients look for here, and what they would give."""
 
 
 def routed(scope: Scope) -> Scope:

@@ -61,8 +61,10 @@ class Run:
         self.answer.end_without_tokens()
         return []
 
-    async def write(self, emit: Emit, event_of: Callable[[Piece], bytes]) -> None:
-        """An event for each piece: of those that are there, then of each as it comes. Comments
+    async def write(
+        self, emit: Emit, event_of: Callable[[Piece], bytes], *, keep_alive: bytes = KEEP_ALIVE
+    ) -> None:
+        """An event for each piece: of those that are there, then of each as it comes. `keep_alive`
         where there is silence.
         """
         for piece in self.answer.pieces:
@@ -72,7 +74,7 @@ class Run:
                 async with asyncio.timeout(self._parts.keep_alive_s):
                     pieces = await self.advance()
             except TimeoutError:
-                await emit(KEEP_ALIVE)
+                await emit(keep_alive)
             else:
                 for piece in pieces:
                     await emit(event_of(piece))

@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
 
 POSTED = (
     "/", "/generate", "/generate_stream", "/v1/completions", "/v1/chat/completions",
-    "/v1/responses", "/tokenize", "/detokenize",
+    "/v1/responses", "/v1/messages", "/v1/messages/count_tokens", "/tokenize", "/detokenize",
 )  # fmt: skip
 ASKED = (
     "/", "/livez", "/readyz", "/health", "/metrics", "/trace", "/v1/cluster", "/v1/models",
@@ -45,7 +45,7 @@ NAMED = (
 MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
 """Requests that the document allows, and others."""
 CASES = int(os.environ.get("OPENAPI_CASES", "300")) // (len(POSTED) * len(MODES))
-OFTEN_REFUSED = ("/v1/chat/completions", "/v1/responses", "/detokenize")
+OFTEN_REFUSED = ("/v1/chat/completions", "/v1/responses", "/v1/messages", "/detokenize")
 """What fields mean for one another a schema cannot say: which role may call, or answer whom; nor
 does it know the vocabulary.
 """

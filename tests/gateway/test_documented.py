@@ -11,9 +11,11 @@ import pytest
 from fastapi import FastAPI
 
 from edgeserve.errors import EdgeserveError, HeadersTooLarge, Overloaded, TooSlow
+from edgeserve.gateway.anthropic_error import ANTHROPIC_PATHS
 from edgeserve.gateway.app import create_app
 from edgeserve.gateway.documented import OF_ANY_CONNECTION
-from edgeserve.gateway.openai_error import OPENAI_PATHS, error_document
+from edgeserve.gateway.error_shape import error_document
+from edgeserve.gateway.openai_error import OPENAI_PATHS
 from edgeserve.gateway.parts import GatewayParts
 
 OF_ALL = {"400", "401", "408", "413", "429", "431", "500"}
@@ -45,7 +47,7 @@ def test_what_any_connection_may_be_told_is_said_of_every_route(
 def test_errors_from_below_a_route_and_of_it_have_a_shape_that_is_said(
     error: EdgeserveError, operations: dict[str, Any]
 ) -> None:
-    assert set(operations) >= OPENAI_PATHS
+    assert set(operations) >= OPENAI_PATHS | ANTHROPIC_PATHS
     for path, operation in operations.items():
         answer = operation["responses"][str(error.http_status)]
         schema = answer["content"]["application/json"]["schema"]
