@@ -9,7 +9,8 @@ writes a second prompt, of texts with marks in them:
 
 A mark that is missing there is tried alone: if the prompt stays as it was, letter by letter, the
 template drops that text. If not, the template makes something else of it, which is its business.
-Reasoning of earlier turns may be dropped: templates do that on purpose.
+Reasoning of earlier turns may be dropped: templates do that on purpose. So may who speaks, the
+`name` of a message: few templates print it, and some clients name every message.
 """
 
 from __future__ import annotations
@@ -76,16 +77,10 @@ def _marked(variables: Mapping[str, Any], marks: Iterable[tuple[Part, str]]) -> 
 
 
 def _parts(variables: Mapping[str, Any]) -> Iterator[Part]:
-    called: set[tuple[Any, str]] = set()
     for i, message in enumerate(variables["messages"]):
         path: Path = ("messages", i)
         yield from _content_parts(message, (*path, "content"))
-        # A tool's result may say again which function was called.
-        is_said = (message.get("tool_call_id"), message.get("name")) in called
-        if message.get("name") and not is_said:
-            yield Part(path=(*path, "name"), mark=_at_end)
-        for j, call in enumerate(message.get("tool_calls") or ()):
-            called.add((call.get("id"), call["function"]["name"]))
+        for j, _ in enumerate(message.get("tool_calls") or ()):
             yield Part(path=(*path, "tool_calls", j, "function", "name"), mark=_at_end)
             yield Part(path=(*path, "tool_calls", j, "function", "arguments"), mark=_as_another)
     for i, tool in enumerate(variables.get("tools") or ()):
