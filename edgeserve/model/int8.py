@@ -156,13 +156,11 @@ def _take_out_rest(whole_RC: Tensor) -> Rest:
     """Makes the numbers of `whole_RC` smaller that a pair has too large."""
     found, start = list[tuple[Tensor, Tensor, Tensor]](), 0
     for rows_RC in blocks(whole_RC):
-        left_RP, right_RP = rows_RC[:, 0:-1:2], rows_RC[:, 1::2]
-        sums_RP = left_RP.short() + right_RP  # of unlike signs, none is too large
+        sums_RP = rows_RC[:, 0:-1:2].short() + rows_RC[:, 1::2]  # of unlike signs, none is large
         row, pair = (sums_RP.abs() > PAIR_MAX).nonzero(as_tuple=True)
-        left, right, sums = left_RP[row, pair], right_RP[row, pair], sums_RP[row, pair]
-        column = 2 * pair + (right.abs() > left.abs())
+        sums, column = sums_RP[row, pair], 2 * pair
         value = sums - sums.sign() * PAIR_MAX
-        rows_RC[row, column] -= value.to(torch.int8)
+        rows_RC[row, column] -= value.to(torch.int8)  # at most to 1, since the other is below 128
         found.append((row + start, column, value))
         start += len(rows_RC)
     row, column, value = (torch.cat(each) for each in zip(*found, strict=True))

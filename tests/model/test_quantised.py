@@ -193,6 +193,15 @@ def test_what_would_overflow_is_multiplied_apart(columns: int) -> None:
         assert sums.max() <= 128, "times 255 is below 2^15"
 
 
+def test_two_passes_keep_fourteen_bits_of_a_token() -> None:
+    torch.manual_seed(0)
+    weight = torch.randint(-127, 128, (64, 256)).float()
+    weight[:, 0] = 127  # so that whole numbers are what they are
+    x = torch.randn(8, 256)
+    off = int8_module.int8_two_passes(weight.clone(), None)(x) - x @ weight.T
+    assert off.norm() / (x @ weight.T).norm() < 2e-4
+
+
 def test_rows_of_large_numbers_are_multiplied_rightly_too() -> None:
     torch.manual_seed(0)
     weight = torch.where(torch.rand(64, 256) < 0.5, -1.0, 1.0)
