@@ -18,6 +18,7 @@ from typing import Any
 
 from edgeserve.errors import Unprocessable
 from edgeserve.gateway.json_schema import (
+    GRAMMAR_BYTES_MAX,
     INTEGER_MAX,
     LOWER,
     NOT_JOINED,
@@ -36,6 +37,13 @@ DIGITS_MAX = 40
 """Of a bound; 64 bits have 20. Beyond, it is moved to where llguidance ends."""
 PARTS_MAX = 4096
 """That are spelt out: 12 references that each name the next one twice make as many."""
+LOOKS_MAX = 100_000
+"""At parts and values of enums: those below a part are looked at again for each part above them."""
+TEXT_MAX = GRAMMAR_BYTES_MAX
+"""Characters of one part. An object names what is optional once for each property
+before it, and an array its items twice, so that what is within grows with each level around it."""
+TEXTS_MAX = 2**20
+"""Of all parts together, each with what is in it."""
 KINDS = {"integer": int, "string": str, "boolean": bool, "null": type(None), "object": dict,
          "array": list}  # fmt: skip
 WITHIN_BOUND = {"minimum": ge, "exclusiveMinimum": gt, "maximum": le, "exclusiveMaximum": lt}
@@ -109,12 +117,21 @@ class _Spelling:
         self._separators = (options.get("item_separator", ","), options.get("key_separator", ":"))
         self._comma = json.dumps(self._separators[0])
         self._parts_left = PARTS_MAX
+        self._looks_left = LOOKS_MAX
+        self._texts_left = TEXTS_MAX
 
     def of(self, part: Any, within: tuple[str, ...]) -> str:
         """`within` are the references that led here."""
         self._parts_left -= 1
         if self._parts_left < 0:
             raise _beyond("in a schema of too many parts")
+        text = self._of(part, within)
+        self._texts_left -= len(text)
+        if len(text) > TEXT_MAX or self._texts_left < 0:
+            raise _too_long()
+        return text
+
+    def _of(self, part: Any, within: tuple[str, ...]) -> str:
         if not self._needs_spelling(part):
             return self._left_to_llguidance(part)
         said = {key: value for key, value in part.items() if key not in ANNOTATIONS}
@@ -132,7 +149,7 @@ class _Spelling:
     def _typed(self, said: Schema, within: tuple[str, ...]) -> str:
         kind = said.get("type")
         if kind == "integer" and said.keys() <= {"type", *LOWER, *UPPER}:
-            return f"/{integers_between(*integer_bounds(said))}/"
+            return f"/{integers_between(*_few_digits(*integer_bounds(said)))}/"
         if kind == "object" or (kind is None and "properties" in said):
             return self._object(said, within)
         if kind == "array" and said.keys() <= {"type", "items", "minItems", "maxItems"}:
@@ -146,7 +163,12 @@ class _Spelling:
         return _either(self._literal(each) for each in _values_of(said) if _fits(each, said))
 
     def _literal(self, value: Any) -> str:
-        text = json.dumps(value, separators=self._separators, ensure_ascii=False)
+        try:
+            text = json.dumps(
+                value, separators=self._separators, ensure_ascii=False, allow_nan=False
+            )
+        except ValueError:
+            raise _beyond("in a constant that is not finite") from None
         return json.dumps(text)
 
     def _object(self, said: Schema, within: tuple[str, ...]) -> str:
@@ -170,13 +192,15 @@ class _Spelling:
 
     def _listed(self, pairs: Sequence[tuple[str, bool]]) -> str:
         """In order, with commas between those that are there."""
-        starts = []
+        starts: list[str] = []
         for i, (first, is_required) in enumerate(pairs):
             rest = (
                 f"{self._comma} {pair}" if needed else f"({self._comma} {pair})?"
                 for pair, needed in pairs[i + 1 :]
             )
             starts.append(" ".join([first, *rest]))
+            if sum(map(len, starts)) > TEXT_MAX:
+                raise _too_long()
             if is_required:
                 return _either(starts)
         return f"({_either(starts)})?" if starts else '""'
@@ -221,7 +245,11 @@ class _Spelling:
             schema = pending.pop()
             own = schema.items() if isinstance(schema, dict) else ()
             for each in schemas_within({key: value for key, value in own if key not in SHARED}):
-                if _has_inexact_bound(each) or not all(map(is_exact, _numbers(_values_of(each)))):
+                values = _values_of(each)
+                self._looks_left -= 1 + len(values)
+                if self._looks_left < 0:
+                    raise _beyond("in a schema of too many parts")
+                if _has_inexact_bound(each) or not all(map(is_exact, _numbers(values))):
                     return True
                 reference = each.get("$ref")
                 if isinstance(reference, str) and reference not in seen:
@@ -247,6 +275,17 @@ def _has_inexact_bound(part: Schema) -> bool:
     return any(
         bound is not None and abs(bound) < 10**DIGITS_MAX and not is_exact(bound)
         for bound in bounds
+    )
+
+
+def _few_digits(least: int | None, most: int | None) -> tuple[int | None, int | None]:
+    """The same bounds, moved inwards to `DIGITS_MAX` digits."""
+    end = 10**DIGITS_MAX - 1
+    if (least is not None and least > end) or (most is not None and most < -end):
+        raise _beyond(f"beside a bound of more than {DIGITS_MAX} digits")
+    return (
+        None if least is None else max(least, -end),
+        None if most is None else min(most, end),
     )
 
 
@@ -298,6 +337,10 @@ def _either(parts: Iterable[str]) -> str:
     if not listed:
         raise Unprocessable("the schema lists what may be, and nothing is left of it: change it")
     return f"({' | '.join(listed)})"
+
+
+def _too_long() -> Unprocessable:
+    return _beyond(f"in a schema that takes more than {TEXT_MAX} characters to spell out")
 
 
 def _beyond(where: str) -> Unprocessable:

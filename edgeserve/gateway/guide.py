@@ -23,14 +23,12 @@ from typing import TYPE_CHECKING, Any
 
 from edgeserve.errors import EdgeserveError, Unprocessable
 from edgeserve.gateway.exact_numbers import expression
-from edgeserve.gateway.json_schema import Closed, Schema, joins, prepared
+from edgeserve.gateway.json_schema import Closed, Schema, joins, prepared, refuse_large
 from edgeserve.gateway.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-GRAMMAR_BYTES_MAX = 2**16
-"""Half a second of llguidance's for the dearest of ordinary schemas: 2,000 properties."""
 PATTERN_PROPERTIES_MAX = 64
 """Each is compared with each: 64 take 0.05 s, 200 take 6 s (docs/LOG.md)."""
 MULTIPLES_MAX = 50_000
@@ -73,12 +71,13 @@ class Guides:
         return await self.json_schema(ANY_OBJECT)
 
     async def json_schema(self, schema: Mapping[str, Any], closed: Closed = "none") -> TokenGuide:
-        (rule,) = json_rules([prepared(schema, closed)])
+        """Spelling it out may take a part of a second, so that is done in a thread."""
+        (rule,) = await asyncio.to_thread(_json_rules_of, schema, closed)
         return await self.lark(f"start: {rule}")
 
     async def regex(self, pattern: str) -> TokenGuide:
         """The whole answer matches `pattern`: Rust's dialect, whose digits are 0 to 9 here."""
-        _refuse_large(pattern)
+        refuse_large(pattern)
         return await self.lark(await asyncio.to_thread(_regex_rule, pattern))
 
     async def choice(self, choices: Sequence[str]) -> TokenGuide:
@@ -90,7 +89,7 @@ class Guides:
         """Raises Unprocessable with what is wrong with it. Compiled in a thread: the limits allow a
         second of work, and all of it is done without holding the interpreter.
         """
-        _refuse_large(text)
+        refuse_large(text)
         if not self._eos_ids:
             raise Unprocessable(
                 "this model has no token that ends a text, so it cannot end an answer that is "
@@ -142,11 +141,17 @@ class TokenGuide:
         nothing can come behind it.
         """
         if not self._matcher.consume_token(token):
+            if self._allows(token):  # the mask is made with less work than the next state
+                raise _refused(self._matcher.get_error())
             raise EdgeserveError(
                 f"token {token} was chosen, which the grammar forbids; send the request again, and "
                 "report this fault of edgeserve"
             )
         self._mask = self._next_mask()
+
+    def _allows(self, token: int) -> bool:
+        byte = self._mask[token // 8 :][:1]
+        return bool(byte and byte[0] >> token % 8 & 1)
 
     def _next_mask(self) -> bytes:
         """Computed with the token before, so that a grammar without a way on is found out there."""
@@ -182,21 +187,17 @@ def _regex_rule(pattern: str) -> str:
     return f"start: /{regex_to_lark(pattern, use_ascii='d')}/"
 
 
+def _json_rules_of(schema: Mapping[str, Any], closed: Closed) -> list[str]:
+    return json_rules([prepared(schema, closed)])
+
+
 def json_rules(schemas: Sequence[Schema], spacing: Mapping[str, Any] = NO_WHITESPACE) -> list[str]:
     """Schemas that were `prepared`, as they stand beside one another in a grammar in Lark's
     dialect. Raises Unprocessable if they ask for work that llguidance does not bound.
     """
-    _refuse_large("".join(map(json.dumps, schemas)))  # before they are walked through
+    refuse_large("".join(map(json.dumps, schemas)))  # before they are walked through
     _refuse_costly(schemas)
     return [expression(schema, spacing) for schema in schemas]
-
-
-def _refuse_large(text: str) -> None:
-    size = len(text.encode())
-    if size > GRAMMAR_BYTES_MAX:
-        raise Unprocessable(
-            f"the grammar has {size} bytes; at most {GRAMMAR_BYTES_MAX} are read: ask for less"
-        )
 
 
 def _refuse_costly(schemas: Sequence[Mapping[str, Any]]) -> None:

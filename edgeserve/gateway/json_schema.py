@@ -23,8 +23,9 @@ from decimal import ROUND_FLOOR, Context, Decimal
 from typing import Any, Literal, TypeGuard
 
 from edgeserve.errors import Unprocessable
-from edgeserve.gateway.refusal import shown
 
+GRAMMAR_BYTES_MAX = 2**16
+"""Half a second of llguidance's for the dearest of ordinary schemas: 2,000 properties."""
 FORMATS = frozenset(
     "date-time time date duration email hostname ipv4 ipv6 uuid uri unknown".split()
 )
@@ -85,10 +86,21 @@ def with_bounds_moved(schema: Mapping[str, Any]) -> Schema:
 
 def _copied(schema: Mapping[str, Any]) -> Schema:
     try:
-        copy: Schema = json.loads(json.dumps(schema))
+        text = json.dumps(schema)
+        refuse_large(text)  # before it is walked through
+        copy: Schema = json.loads(text)
     except RecursionError:
         raise Unprocessable("the schema is nested too deeply: ask for less") from None
     return copy
+
+
+def refuse_large(text: str) -> None:
+    """Raises Unprocessable for a schema or a grammar of more than `GRAMMAR_BYTES_MAX`."""
+    size = len(text.encode())
+    if size > GRAMMAR_BYTES_MAX:
+        raise Unprocessable(
+            f"the grammar has {size} bytes; at most {GRAMMAR_BYTES_MAX} are read: ask for less"
+        )
 
 
 def schemas_within(schema: Schema) -> Iterator[Schema]:
@@ -191,8 +203,8 @@ def _bound_below(edge: float) -> float:
     """
     if edge < -DOUBLE_MAX:
         raise Unprocessable(
-            f"the schema asks for numbers that are all beyond {shown(edge)}, and answers have none "
-            f"beyond {DOUBLE_MAX}: move the bound"
+            f"the schema asks for numbers that are all below {-DOUBLE_MAX}, or above {DOUBLE_MAX}, "
+            "and answers have none: move the bound"
         )
     within = min(edge, DOUBLE_MAX)
     double = float(within)

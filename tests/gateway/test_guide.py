@@ -14,7 +14,8 @@ import pytest
 from edgeserve.errors import EdgeserveError, Unprocessable
 from edgeserve.families.folder import open_model
 from edgeserve.families.sampling import Sampling
-from edgeserve.gateway.guide import GRAMMAR_BYTES_MAX, Guides, TokenGuide
+from edgeserve.gateway.guide import Guides, TokenGuide
+from edgeserve.gateway.json_schema import GRAMMAR_BYTES_MAX
 from edgeserve.gateway.tokenizer import Tokenizer, open_tokenizer, read_tokenizer
 from edgeserve.pipeline.generation import Order
 from tests.gateway.drawn import allowed, drawn
@@ -283,8 +284,19 @@ async def test_a_model_that_cannot_end_cannot_be_guided() -> None:
         await guides.json_object()
 
 
-async def test_a_token_that_was_forbidden_is_our_fault(guides: Guides) -> None:
+async def test_a_grammar_too_wide_to_be_followed_is_the_client_s_fault(guides: Guides) -> None:
+    """Its first mask is made within llguidance's limits, and what follows is not."""
+    kinds = [{"type": "object", "properties": {f"k{i}": {"type": "string"}}} for i in range(800)]
+    guide = await guides.json_schema({"anyOf": kinds})
+    with pytest.raises(Unprocessable, match="8800 items; max is 2000"):
+        guide.advance(ord("{"))
+
+
+@pytest.mark.parametrize("token", [99, VOCAB + 99])
+async def test_a_token_that_was_forbidden_is_our_fault(token: int, guides: Guides) -> None:
     guide = await guides.regex("ab")
-    with pytest.raises(EdgeserveError, match="token 99 was chosen, which the grammar forbids") as e:
-        guide.advance(99)
+    with pytest.raises(
+        EdgeserveError, match=f"token {token} was chosen, which the grammar fo"
+    ) as e:
+        guide.advance(token)
     assert not isinstance(e.value, Unprocessable)

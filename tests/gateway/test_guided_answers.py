@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 
 from edgeserve.clock import ManualClock
-from edgeserve.gateway.guide import GRAMMAR_BYTES_MAX
+from edgeserve.gateway.json_schema import GRAMMAR_BYTES_MAX
 from edgeserve.gateway.parts import GatewayParts
 from edgeserve.testing import FakeEngine
 from tests.gateway.drawn import drawn

@@ -12,8 +12,8 @@ import pytest
 
 from edgeserve.errors import Unprocessable
 from edgeserve.gateway.exact_numbers import integers_between
-from edgeserve.gateway.guide import Guides, TokenGuide
-from edgeserve.gateway.json_schema import FORMATS, Closed
+from edgeserve.gateway.guide import Guides, TokenGuide, json_rules
+from edgeserve.gateway.json_schema import FORMATS, GRAMMAR_BYTES_MAX, Closed, prepared
 from edgeserve.gateway.tokenizer import open_tokenizer
 
 VOCAB = 300
@@ -21,6 +21,7 @@ EOS = 2
 BEYOND = 2**53 + 1
 """The first whole number that no double is equal to."""
 LEAST, GREATEST = -(2**63), 2**63 - 1
+NOT_A_DOUBLE: dict[str, Any] = {"type": "integer", "minimum": BEYOND}
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +234,22 @@ def test_an_expression_has_the_numbers_between_its_bounds_and_no_others(seed: in
         ({"properties": [], "required": [{}], "const": BEYOND}, "in an enum beside"),
         ({"type": "object", "properties": {"a": {"const": BEYOND}}, "required": 3}, "must be a li"),
         ({"type": {}, "const": BEYOND}, "nothing is left"),
-        ({"type": "number", "maximum": -1e300}, "beyond -1e+300"),
+        ({"type": "number", "maximum": -1e300}, "below -9223372036854774784"),
+        ({"type": "integer", "exclusiveMinimum": 10**4300 - 1}, "above 9223372036854774784"),
+        (
+            {
+                "items": {"type": "integer", "minimum": 10**4300 - 1},
+                "type": "array",
+                "enum": [BEYOND],
+            },
+            "in an enum beside items",
+        ),
+        (
+            {"anyOf": [{"const": BEYOND}, {**NOT_A_DOUBLE, "exclusiveMinimum": 10**4300 - 1}]},
+            "above 9223372036854774784",
+        ),
+        ({"const": float("nan")}, "not finite"),
+        ({"enum": [1, {"a": float("-inf")}]}, "not finite"),
     ],
 )
 async def test_what_cannot_be_held_exactly_is_refused(
@@ -256,6 +272,56 @@ async def test_references_that_multiply_are_bounded(guides: Guides) -> None:
     definitions = {f"{i}": part for i, part in enumerate(both)} | {"40": {"const": BEYOND}}
     with pytest.raises(Unprocessable, match="too many parts"):
         await guides.json_schema({"$ref": "#/$defs/0", "$defs": definitions})
+
+
+def in_arrays(levels: int, part: dict[str, Any]) -> dict[str, Any]:
+    return part if not levels else {"type": "array", "items": in_arrays(levels - 1, part)}
+
+
+def in_objects(levels: int, part: dict[str, Any]) -> dict[str, Any]:
+    if not levels:
+        return part
+    beside = {f"a{i}": {"type": "null"} for i in range(20)}
+    return {"type": "object", "properties": {**beside, "z": in_objects(levels - 1, part)}}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        in_arrays(14, NOT_A_DOUBLE),
+        in_objects(3, NOT_A_DOUBLE),
+        {"type": "object", "properties": {f"a{i}": NOT_A_DOUBLE for i in range(400)}},
+    ],
+)
+def test_spelling_out_is_bounded(schema: dict[str, Any]) -> None:
+    """Each level doubles what is within, or more: 40 of them would be a million million letters."""
+    (rule,) = json_rules([prepared(schema)])
+    assert len(rule) < GRAMMAR_BYTES_MAX
+    assert f'"minimum": {BEYOND + 1}' in rule, "moved inwards instead"
+    held = {"anyOf": [schema, {"const": BEYOND}]}
+    with pytest.raises(Unprocessable, match="more than 65536 characters to spell out"):
+        json_rules([prepared(held)])
+
+
+def test_looking_for_numbers_is_bounded() -> None:
+    """Every part that refers looks through all that it refers to."""
+    refers = {"$ref": "#/$defs/wide"}
+    wide = {"enum": [*range(2000), BEYOND]}
+    schema = {"anyOf": [refers] * 100, "$defs": {"wide": wide}}
+    with pytest.raises(Unprocessable, match="too many parts"):
+        json_rules([prepared(schema)])
+
+
+def test_a_large_schema_is_refused_before_it_is_walked_through() -> None:
+    schema: dict[str, Any] = {"anyOf": [{}] * GRAMMAR_BYTES_MAX}
+    with pytest.raises(Unprocessable, match="at most 65536 are read"):
+        prepared(schema)
+
+
+async def test_a_bound_of_many_digits_is_moved_beside_a_constant(guides: Guides) -> None:
+    schema = {"anyOf": [{"const": BEYOND}, {**NOT_A_DOUBLE, "exclusiveMaximum": 10**4300 - 1}]}
+    texts = [str(BEYOND - 1), str(BEYOND), "9" * 40, "9" * 41]
+    assert await accepted(guides, schema, texts) == texts[1:3]
 
 
 @pytest.mark.parametrize("count", [2.0, 2])

@@ -6,6 +6,7 @@ speaks of.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from starlette.requests import Request
@@ -103,7 +104,8 @@ class ChatStarter:
         """What the answers are held to; each gets a copy."""
         guides = self._parts.guides
         if use is not None:
-            grammar = use.grammar(answer.rule() if isinstance(answer, JsonAnswer) else None)
+            # In a thread: spelling schemas out may take a part of a second.
+            grammar = await asyncio.to_thread(_grammar, use, answer)
             return None if grammar is None else await guides.lark(grammar)
         return None if answer is None else await answer.guide(guides)
 
@@ -122,3 +124,7 @@ class ChatStarter:
         if not asked.tools.functions:
             return None
         return ToolUse(tools=asked.tools, syntax=template.call_syntax)
+
+
+def _grammar(use: ToolUse, answer: HeldTo | None) -> str | None:
+    return use.grammar(answer.rule() if isinstance(answer, JsonAnswer) else None)

@@ -23,7 +23,8 @@ class JsonAnswer:
 
     async def guide(self, guides: Guides) -> TokenGuide:
         """Raises Unprocessable for a schema that cannot be followed."""
-        return await guides.lark(f"start: {self.rule()}")
+        schema = ANY_OBJECT if self.schema is None else self.schema
+        return await guides.json_schema(schema, "all" if self.is_strict else "none")
 
     def rule(self) -> str:
         """Its part of a grammar in Lark's dialect. Raises Unprocessable for a schema that asks for
