@@ -170,7 +170,7 @@ def _cgroups(proc: Path, controller: str) -> Iterator[_Cgroup]:
         below = _below(root, paths[is_v2])
         for part in (below, *below.parents):
             folder = mounted_at / part
-            if folder.is_dir():
+            if os.path.isdir(folder):  # noqa: PTH112  # Path's raises where a folder is closed to us
                 yield _Cgroup(folder, str("/" / part), is_v2)
 
 
@@ -230,6 +230,6 @@ def _number(path: Path) -> int | None:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text(errors="surrogateescape")  # names of folders may be any bytes
     except OSError:
         return ""

@@ -196,6 +196,28 @@ def test_a_machine_that_shows_nothing_has_no_limits(machine: Machine) -> None:
 # -- what is left
 
 
+def test_names_that_are_no_utf_8_and_folders_that_are_closed_hide_no_limit(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.in_cgroups("0::/box")
+    closed = machine.mount("closed", "cgroup2", "rw")
+    write(machine.mount("v2", "cgroup2", "rw") / "box", v2(GIB))
+    mountinfo = machine.proc / "self" / "mountinfo"
+    mountinfo.write_bytes(
+        b"1 2 0:1 / /mnt/caf\xe9 rw - ext4 /dev/sda rw\n" + mountinfo.read_bytes()
+    )
+    stat = Path.stat
+
+    def stat_but_of_closed(path: Path, **options: bool) -> os.stat_result:
+        if closed in path.parents:
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", stat_but_of_closed)
+    assert machine.limits() == {"memory.max of the cgroup /box": GIB}
+    assert cores(machine.proc) >= 1
+
+
 def limit(free: int, *, is_shared: bool = True) -> MemoryLimit:
     return MemoryLimit(name="x", limit_bytes=free + 5, used_bytes=5, is_shared=is_shared)
 

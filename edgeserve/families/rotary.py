@@ -50,7 +50,7 @@ def _read(config: Config, key: str, theta: float, head_dim: int) -> Rotary:
         raise config.bad(key, "an object")
     values = {name: value for name, value in given.items() if value is not None}
     kind = values.get("rope_type", values.get("type", "default"))
-    if kind not in _NUMBERS:
+    if not isinstance(kind, str) or kind not in _NUMBERS:
         raise config.unsupported(key, f"rope_type {' or '.join(_NUMBERS)}")
     allowed = {*_NUMBERS[kind], "rope_type", "type", "rope_theta", "partial_rotary_factor"}
     unknown = sorted(set(values) - allowed - _UNREAD)

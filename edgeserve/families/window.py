@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgeserve.errors import BadModel
 from edgeserve.families.keys import Config
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
@@ -21,7 +22,14 @@ def window_of_all_layers(config: Config) -> int | None:
 
 def window_by_layer(config: Config, layers: int) -> int | None:
     """Qwen: `use_sliding_window` switches; `layer_types` or `max_window_layers` say where."""
-    window = _window(config) if config.flag("use_sliding_window", False) else None
+    is_windowed = config.flag("use_sliding_window", False)
+    if is_windowed and not config.has("sliding_window"):
+        # transformers would take 4096; but a file without the key is not one that it wrote.
+        raise BadModel(
+            'config.json has "use_sliding_window" and no "sliding_window"; a number of tokens or '
+            "null is needed"
+        )
+    window = _window(config) if is_windowed else None
     kinds = set(_layer_types(config, layers, window))
     if kinds == {_FULL}:
         return None

@@ -189,6 +189,18 @@ def test_the_width_of_a_head_is_read_wherever_it_is_said() -> None:
         (LLAMA_2_13B, "dual_chunk_attention_config", {"chunk_size": 262144}),
         (LLAMA_2_13B, "hiden_size", 5120),
         (LLAMA_2_13B, "rms_norm_epss", 1e-6),
+        (LLAMA_2_13B, "use_swa", True),
+        (LLAMA_2_13B, "bidirectional", True),
+        (LLAMA_2_13B, "nonlinearity", "relu2"),
+        (LLAMA_2_13B, "num_recurrences", 4),
+        (LLAMA_2_13B, "recurrence", 4),
+        (LLAMA_2_13B, "loops", 2),
+        (LLAMA_2_13B, "logn", True),
+        (LLAMA_2_13B, "is_neox_style", False),
+        (LLAMA_2_13B, "shared_weights", True),
+        (LLAMA_2_13B, "zero_centered", True),
+        (LLAMA_2_13B, "depth", 2),
+        (LLAMA_2_13B, "output_div", 2.0),
         (MISTRAL_7B, "mlp_bias", True),
         (MISTRAL_7B, "layer_types", ["full_attention"] * 32),
         (QWEN_2_5_7B, "attention_bias", False),
@@ -200,6 +212,12 @@ def test_what_would_change_the_answers_is_refused_by_name(
 ) -> None:
     with pytest.raises(UnsupportedModel, match=f'"{key}": '):
         describe({**config, key: value})
+
+
+@pytest.mark.parametrize("kind", [["yarn"], {}, 3])
+def test_a_kind_of_rotation_that_is_no_word_is_refused(kind: Any) -> None:
+    with pytest.raises(UnsupportedModel, match='"rope_scaling": .* rope_type default or linear'):
+        describe({**LLAMA_2_13B, "rope_scaling": {"rope_type": kind}})
 
 
 def test_a_refusal_of_an_unknown_key_has_a_cure() -> None:

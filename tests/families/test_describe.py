@@ -148,6 +148,12 @@ def test_qwen_windows_are_on_all_layers_or_on_none(first: int, window: int | Non
     assert describe({**config, "layer_types": [kind] * 28}).window_tokens == window
 
 
+def test_qwen_with_a_window_must_say_how_long_it_is() -> None:
+    silent = {k: v for k, v in QWEN_2_5_7B.items() if k != "sliding_window"}
+    assert describe(silent).window_tokens is None
+    assert 'no "sliding_window"' in refusal({**silent, "use_sliding_window": True}, BadModel)
+
+
 def test_qwen_windows_on_some_layers_are_refused() -> None:
     config = {**QWEN_2_5_7B, "use_sliding_window": True, "max_window_layers": 14}
     assert '"max_window_layers": 14' in refusal(config, UnsupportedModel)
