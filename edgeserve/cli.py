@@ -195,7 +195,7 @@ def _run_up(options: argparse.Namespace) -> int:
     worker_flags, gateway_flags = _only(given, WorkerSettings), _only(given, GatewaySettings)
     as_worker = read_settings(WorkerSettings, "worker", worker_flags)
     as_gateway = read_settings(GatewaySettings, "gateway", gateway_flags)
-    _check_files_and_names(as_worker, as_gateway)
+    api_key = _check_files_and_names(as_worker, as_gateway)
     return run_up(
         UpOptions(
             model=options.model,
@@ -203,6 +203,7 @@ def _run_up(options: argparse.Namespace) -> int:
             port=options.port,
             prompt=options.prompt,
             as_json=options.json,
+            api_key=api_key,
             as_worker=as_worker,
             as_gateway=as_gateway,
             worker_flags=worker_flags,
@@ -211,15 +212,18 @@ def _run_up(options: argparse.Namespace) -> int:
     )
 
 
-def _check_files_and_names(as_worker: WorkerSettings, as_gateway: GatewaySettings) -> None:
-    """Raises BadSettings with what worker or gateway would say when they are up."""
+def _check_files_and_names(as_worker: WorkerSettings, as_gateway: GatewaySettings) -> str:
+    """A key of the gateway's. Raises BadSettings with what worker or gateway would say when they
+    are up.
+    """
     from edgeserve.clock import MonotonicClock
-    from edgeserve.gateway.keys import read_keys
+    from edgeserve.gateway.keys import first_secret, read_keys
     from edgeserve.worker.cards import card_named
 
     read_keys(as_gateway, MonotonicClock())
     if as_worker.pace:
         card_named(as_worker.pace)
+    return first_secret(as_gateway)
 
 
 def _only(given: dict[str, str], settings: type) -> dict[str, str]:

@@ -82,6 +82,17 @@ def read_keys(settings: GatewaySettings, clock: Timekeeper) -> KeyRing:
     return KeyRing(keys, clock)
 
 
+def first_secret(settings: GatewaySettings) -> str:
+    """For who asks in the operator's name; empty if everybody is let in. The settings have been
+    through `read_keys`.
+    """
+    if settings.api_key or not settings.api_key_file:
+        return next(iter(settings.api_key), "")
+    _, line = next(_lines(Path(settings.api_key_file).read_text(encoding="utf-8")))
+    name, colon, secret = line.split()[0].partition(":")
+    return secret if colon else name
+
+
 def digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 

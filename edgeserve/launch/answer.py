@@ -32,7 +32,11 @@ def first_answer(url: str, prompt: str, api_key: str = "") -> Document:
     headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
     try:
         response = httpx.post(
-            f"{url}/generate", json=body, headers=headers, timeout=ANSWER_TIMEOUT_S
+            f"{url}/generate",
+            json=body,
+            headers=headers,
+            timeout=ANSWER_TIMEOUT_S,
+            trust_env=False,  # a proxy between this process and its child would know neither
         )
         answer = response.json()
     except (httpx.HTTPError, ValueError) as error:

@@ -19,7 +19,7 @@ from edgeserve.launch.processes import GRACE_S, Child, start_child, stop_all, to
 START_TIMEOUT_S = 120.0
 LOAD_TIMEOUT_S = 3600.0
 WATCH_PERIOD_S = 0.1
-DRAIN_TIMEOUT_S = "2.5"  # who ends a cluster on one machine waits in front of it
+DRAIN_TIMEOUT_S = 2.5  # who ends a cluster on one machine waits in front of it
 MEMORY_SHARE = 0.7  # of what is free now, for all workers together
 
 
@@ -32,6 +32,8 @@ class UpOptions:
     """Asked once when the cluster is up; empty asks nothing."""
     as_json: bool
     """Print nothing but the answer, as a document."""
+    api_key: str
+    """With which it is asked; empty if the gateway needs none."""
     as_worker: WorkerSettings
     as_gateway: GatewaySettings
     """What the processes will find among flags, variables and in edgeserve.toml."""
@@ -68,8 +70,7 @@ def run_up(options: UpOptions) -> int:
 
 def _show(url: str, options: UpOptions) -> None:
     if options.prompt:
-        key = next(iter(options.as_gateway.api_key), "")
-        show_answer(first_answer(url, options.prompt, key), options.as_json)
+        show_answer(first_answer(url, options.prompt, options.api_key), options.as_json)
     told = sys.stderr if options.as_json else sys.stdout
     told.write(f"serving at {url}; Ctrl-C ends it\n")
     told.flush()
@@ -82,13 +83,15 @@ def _check(options: UpOptions) -> None:
     check_device(options.as_worker)
     check_port(options.port)
     source = find_model(options.model)
-    share = worker_share(options.workers, options.worker_flags)
-    memory_bytes = options.as_worker.memory or int(share.get("memory", 0)) or None
+    share = worker_share(options.workers, options.as_worker)
+    memory_bytes = int(share["memory"]) if "memory" in share else options.as_worker.memory or None
     check_fit(source, options.as_gateway, options.workers, memory_bytes)
 
 
 def _drain_s(options: UpOptions) -> float:
-    return float(options.gateway_flags.get("drain_timeout", DRAIN_TIMEOUT_S))
+    asked_s = options.as_gateway.drain_timeout
+    is_asked = "drain_timeout" in options.gateway_flags or asked_s != GatewaySettings.drain_timeout
+    return asked_s if is_asked else DRAIN_TIMEOUT_S
 
 
 def _start_gateway(options: UpOptions, workers: Sequence[Child]) -> Child:
@@ -97,14 +100,14 @@ def _start_gateway(options: UpOptions, workers: Sequence[Child]) -> Child:
         "the gateway",
         ["gateway", "--workers", ",".join(addresses), "--model", options.model,
          "--listen", f"127.0.0.1:{options.port}",
-         *_as_flags({"drain_timeout": DRAIN_TIMEOUT_S, **options.gateway_flags})],
+         *_as_flags({"drain_timeout": str(_drain_s(options)), **options.gateway_flags})],
         "edgeserve gateway serving at",
         {},
     )  # fmt: skip
 
 
 def _start_worker(i: int, options: UpOptions) -> Child:
-    flags = {**worker_share(options.workers, options.worker_flags), **options.worker_flags}
+    flags = {**worker_share(options.workers, options.as_worker), **options.worker_flags}
     return start_child(
         f"worker {i}",
         ["worker", "--listen", "127.0.0.1:0", *_as_flags(flags)],
@@ -113,15 +116,15 @@ def _start_worker(i: int, options: UpOptions) -> Child:
     )
 
 
-def worker_share(workers: int, flags: Mapping[str, str]) -> dict[str, str]:
-    """Each worker's part of the memory that this process may have, unless `flags` say otherwise. A
-    GPU's is asked of the GPU, and a card's that is not here is taken from nobody. All have all
+def worker_share(workers: int, settings: WorkerSettings) -> dict[str, str]:
+    """Each worker's part of the memory that this process may have, unless `settings` say otherwise.
+    A GPU's is asked of the GPU, and a card's that is not here is taken from nobody. All have all
     cores: a frame is with one worker at a time, and the others sleep.
     """
     share: dict[str, str] = {}
-    if "pace" in flags:
+    if settings.pace or settings.memory:
         return share
-    if flags.get("device", "auto") == "cpu" or not has_nvidia_driver():
+    if settings.device == "cpu" or not has_nvidia_driver():
         share["memory"] = str(int(MEMORY_SHARE * memory_room().free_for_each(workers)))
     return share
 

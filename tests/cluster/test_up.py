@@ -54,6 +54,24 @@ def test_up_prints_its_answer_as_one_document_and_nothing_else(talker: TinyModel
         assert child.stdout.read() == ""
 
 
+def test_up_asks_with_a_key_of_the_file_and_leaves_what_variables_say(
+    talker: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("alice:sk-alice\n")
+    monkeypatch.setenv("EDGESERVE_MEMORY", "777MB")
+    monkeypatch.setenv("EDGESERVE_DRAIN_TIMEOUT", "1.5")
+    asked = ("--prompt", "once upon", "--json", "--api-key-file", str(keys))
+    with up("--model", talker.folder, *asked) as child:
+        assert json.loads(line_with(child, "{", within_s=60))["prompt"] == "once upon"
+        (gateway,) = _gateways(child)
+        told = gateway.cmdline()
+        assert told[told.index("--drain-timeout") + 1] == "1.5"
+        workers = [each.cmdline() for each in children_of(child) if "worker" in each.cmdline()]
+        assert len(workers) == 3
+        assert not any("--memory" in each for each in workers), "which would go before the variable"
+
+
 def test_up_ends_in_seconds_at_any_moment_of_its_start(talker: TinyModel) -> None:
     moments: dict[str, Callable[[subprocess.Popen[str]], bool]] = {
         "workers import": lambda child: len(children_of(child)) == 3,

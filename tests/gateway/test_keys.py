@@ -12,7 +12,7 @@ from edgeserve.clock import ManualClock
 from edgeserve.config import GatewaySettings
 from edgeserve.errors import BadSettings, RateLimited
 from edgeserve.gateway import keys
-from edgeserve.gateway.keys import KeyRing, read_keys
+from edgeserve.gateway.keys import KeyRing, first_secret, read_keys
 from edgeserve.gateway.quota import Limits
 from tests.gateway.conftest import key_ring
 
@@ -67,6 +67,15 @@ def test_the_environment_may_name_several_beside_the_file(tmp_path: Path) -> Non
         "env-2",
         "alice",
     ]
+
+
+def test_who_asks_for_the_operator_takes_the_first_key(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    for text, first in ((FILE, "sk-alice"), ("# none\n\nsk-bare concurrency=2\n", "sk-bare")):
+        path.write_text(text)
+        assert first_secret(GatewaySettings(api_key_file=str(path))) == first
+    both = GatewaySettings(api_key_file=str(path), api_key=("one", "two"))
+    assert [first_secret(each) for each in (both, GatewaySettings())] == ["one", ""]
 
 
 def test_a_limit_in_the_file_goes_before_that_of_all_keys(tmp_path: Path) -> None:
