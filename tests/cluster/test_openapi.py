@@ -33,11 +33,12 @@ POSTED = (
     "/v1/responses", "/v1/messages", "/v1/messages/count_tokens", "/tokenize", "/detokenize",
 )  # fmt: skip
 ASKED = (
-    "/", "/livez", "/readyz", "/health", "/metrics", "/trace", "/v1/cluster", "/v1/models",
+    "/", "/docs", "/livez", "/readyz", "/health", "/metrics", "/trace", "/v1/cluster", "/v1/models",
     "/tokenizer_info",
 )  # fmt: skip
 NAMED = (
     ("/v1/models/{model}", "get"),
+    ("/receipts/{request_id}", "get"),
     ("/v1/responses/{response}", "get"),
     ("/v1/responses/{response}", "delete"),
 )
