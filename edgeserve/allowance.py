@@ -170,7 +170,7 @@ def _cgroups(proc: Path, controller: str) -> Iterator[_Cgroup]:
         below = _below(root, paths[is_v2])
         for part in (below, *below.parents):
             folder = mounted_at / part
-            if os.path.isdir(folder):  # noqa: PTH112  # Path's raises where a folder is closed to us
+            if os.path.isdir(folder):  # noqa: PTH112  # Path's raises at a closed folder
                 yield _Cgroup(folder, str("/" / part), is_v2)
 
 
