@@ -7,7 +7,7 @@
     │   ├── NotFound            no such route or name
     │   ├── MethodNotAllowed    the route exists, with other methods
     │   ├── PayloadTooLarge     more bytes than the gateway reads
-    │   ├── UnsupportedEncoding a compressed body
+    │   ├── UnsupportedEncoding  a compressed body
     │   ├── HeadersTooLarge     the same, of what goes before a body
     │   ├── TooSlow             the body did not come in time
     │   └── BadSettings         a flag, variable or configuration key is wrong

@@ -65,6 +65,7 @@ def test_whose_fault_it_is_shows_in_the_status() -> None:
         "NotFound": (404, 2),
         "MethodNotAllowed": (405, 2),
         "PayloadTooLarge": (413, 2),
+        "UnsupportedEncoding": (415, 2),
         "HeadersTooLarge": (431, 2),
         "TooSlow": (408, 2),
         "BadSettings": (400, 2),
