@@ -47,6 +47,8 @@ SETTINGS = {"worker": WorkerSettings, "gateway": GatewaySettings}
 OTHER_BODIES = [("## Responses", ResponsesRequest), ("## Messages", MessagesRequest)]
 FOREIGN_FLAGS = {
     "--target",
+    "--tools",
+    "--system-prompt",
     "--no-index",
     "--find-links",
     "--index-url",

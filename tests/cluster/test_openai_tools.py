@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import jsonschema
 import pytest
 
@@ -146,3 +147,26 @@ async def test_a_required_call_is_an_item_of_a_response(client: Any) -> None:
     items = [{"role": "user", "content": "Is it warm?"}, *whole.output, result]
     after = await client.responses.create(**{**asked, "max_output_tokens": 5}, input=items)
     assert after.usage.input_tokens > whole.usage.input_tokens
+
+
+async def test_a_required_call_is_a_block_of_a_message(url: str) -> None:
+    """Whole and streamed, and with what it said the conversation goes on."""
+    tools: Any = [{"name": name, "input_schema": schema} for name, schema in SCHEMAS.items()]
+    once: Any = {"type": "any", "disable_parallel_tool_use": True}
+    asked: Any = {"model": "caller", "tools": tools, "max_tokens": 1500}
+    forced: Any = {**asked, "messages": ASK["messages"], "tool_choice": once}
+    seeded: Any = {**forced, "extra_body": {"seed": 3}}
+    opened: Any = anthropic.AsyncAnthropic(base_url=url, api_key="none", max_retries=0)
+    async with opened as client:
+        whole = await client.messages.create(**seeded)
+        async with client.messages.stream(**seeded) as stream:
+            final = await stream.get_final_message()
+        for message in (whole, final):
+            (call,) = message.content
+            assert (call.type, message.stop_reason) == ("tool_use", "tool_use")
+            jsonschema.validate(call.input, SCHEMAS[call.name])
+            result = {"type": "tool_result", "tool_use_id": call.id, "content": "21 degrees"}
+            said = [*ASK["messages"], message.to_param(), {"role": "user", "content": [result]}]
+            answer = await client.messages.create(**{**asked, "max_tokens": 5}, messages=said)
+            assert answer.usage.output_tokens == 5
+        assert whole.content[0].to_dict()["input"] == final.content[0].to_dict()["input"]
