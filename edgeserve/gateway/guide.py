@@ -124,13 +124,13 @@ class Guides:
 class TokenGuide:
     """Where in the grammar an answer is. A `pipeline.generation.Guide`."""
 
-    def __init__(self, matcher: LLMatcher) -> None:
+    def __init__(self, matcher: LLMatcher, mask: bytes | None = None) -> None:
         self._matcher = matcher
-        self._mask = self._next_mask()
+        self._mask = self._next_mask() if mask is None else mask
 
     def copy(self) -> TokenGuide:
         """For another answer, that begins where this one is."""
-        return TokenGuide(self._matcher.deep_copy())
+        return TokenGuide(self._matcher.deep_copy(), self._mask)
 
     def mask(self) -> bytes:
         """A bit for each token, set if it may come next; the lowest of each byte comes first."""

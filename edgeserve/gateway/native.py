@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse, Response
 from edgeserve.errors import EdgeserveError
 from edgeserve.gateway.answer import Piece
 from edgeserve.gateway.api.prompt_logprobs import prefill
+from edgeserve.gateway.aside import aside
 from edgeserve.gateway.documented import (
     ANYTHING,
     EVENTS,
@@ -73,7 +74,8 @@ class Native:
         """Either, as `stream` says: where clients of TGI post to that know its address alone. They
         expect the answer in a list.
         """
-        if wants_stream(await request.body()):
+        body = await request.body()
+        if await aside(len(body), wants_stream, body):
             return await self.stream(request)
         document = await self._document(request)
         return Response(status_code=STATUS_GONE) if document is None else JSONResponse([document])
@@ -82,12 +84,15 @@ class Native:
         """None if nobody waits for it any more."""
         with closing(await self._admit(request, streams=False)) as reply:
             await until_gone(request.receive, reply.run.finish())
-            return None if reply.run.answer.finish_reason is None else reply.response()
+            if reply.run.answer.finish_reason is None:
+                return None
+            return await aside(len(reply.run.prompt), reply.response)
 
     async def _admit(self, request: Request, *, streams: bool) -> Reply:
         """Raises whatever keeps the request from being served."""
         received_s = self._parts.clock.now_s()
-        checked = parse_request(await request.body(), streams=streams)
+        body = await request.body()
+        checked = await aside(len(body), parse_request, body, streams=streams)
         exchange = exchange_of(request)
         ask = await self._intake.ask(checked, received_s, exchange.tenant_name)
         exchange.reserve([ask.order])

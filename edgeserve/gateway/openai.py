@@ -7,16 +7,18 @@ Refuses to know what a body may hold (`openai_request.py`), how an answer is wor
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from edgeserve.clock import unix_ns
 from edgeserve.errors import NotFound
-from edgeserve.gateway.api.body import parse_body
+from edgeserve.gateway.api.body import read_body
+from edgeserve.gateway.aside import aside, written
 from edgeserve.gateway.documented import (
     ANYTHING,
     EVENTS,
@@ -103,7 +105,7 @@ class OpenAI:
     async def completions(self, request: Request) -> Response:
         """Goes on with a text, or with several."""
         received_s = self._parts.clock.now_s()
-        asked = parse_body(await request.body(), CompletionRequest)
+        asked = await read_body(request, CompletionRequest)
         self._parts.model.served_as(asked.model)  # or it is refused
         prompts = [await self._tokens(each, asked) for each in asked.prompt]
         guide = None if asked.held_to is None else await asked.held_to.guide(self._parts.guides)
@@ -116,7 +118,7 @@ class OpenAI:
             for prompt in prompts
         ]
         echoes = [  # of prompts that fit the model: what does not is not worth its decoding
-            self._text(given, prompt, asked) if asked.echo else None
+            await aside(len(prompt), self._text, given, prompt, asked) if asked.echo else None
             for given, prompt in zip(asked.prompt, prompts, strict=True)
             for _ in range(asked.count)
         ]
@@ -128,7 +130,7 @@ class OpenAI:
     async def chat(self, request: Request) -> Response:
         """Answers to a conversation, written down by the model's own chat template."""
         received_s = self._parts.clock.now_s()
-        asked = parse_body(await request.body(), ChatRequest)
+        asked = await read_body(request, ChatRequest)
         self._parts.model.served_as(asked.model)  # or it is refused
         answers = await self._chats.begin(request, asked.conversation(), received_s)
         form = Chats(self._parts.tokenizer, answers, logprobs=bool(asked.logprobs))
@@ -142,9 +144,11 @@ class OpenAI:
             await until_gone(request.receive, reply.finish())
             if not reply.is_complete:
                 return Response(status_code=STATUS_GONE)
-            return JSONResponse(reply.document())
+            body = await aside(reply.told, lambda: written(reply.document()))
+            return Response(body, media_type="application/json")
 
     async def _tokens(self, prompt: str | list[int], asked: CompletionRequest) -> Sequence[int]:
+        await asyncio.sleep(0)  # there may be many, each of some milliseconds
         truncate = asked.truncate_prompt_tokens
         if isinstance(prompt, list):
             return prompt if truncate is None else prompt[-truncate:]

@@ -20,6 +20,7 @@ from edgeserve.errors import EdgeserveError
 from edgeserve.gateway.answer import Piece
 from edgeserve.gateway.api.prompt_logprobs import Told, echoed, prompt_logprobs
 from edgeserve.gateway.api.token_logprobs import finite, is_told, token_logprobs, token_text
+from edgeserve.gateway.aside import aside
 from edgeserve.gateway.generate.answer_events import (
     ChatAnswer,
     ChatEvent,
@@ -79,6 +80,12 @@ class Reply:
     def is_complete(self) -> bool:
         return all(run.answer.finish_reason is not None for run in self._runs)
 
+    @property
+    def told(self) -> int:
+        """How many tokens a whole answer tells of, those of prompts included."""
+        top = 1 + (self._asked.prompt_logprobs or 0) + self._asked.alternatives
+        return top * sum(len(run.prompt) + len(run.answer.pieces) for run in self._runs)
+
     async def finish(self) -> None:
         await together(run.finish() for run in self._runs)
 
@@ -117,7 +124,8 @@ class Reply:
     async def _write(self, emit: Emit, index: int, run: Run) -> None:
         await run.write(emit, partial(self._chunk, index, run))
         if not run.answer.pieces:  # a completion, which looks alike whole and in chunks
-            await emit(self._choice_event(run, self._choice(index, run)))
+            choice = await aside(len(run.prompt), self._choice, index, run)
+            await emit(self._choice_event(run, choice))
 
     def _chunk(self, index: int, run: Run, piece: Piece) -> bytes:
         delta = self._form.delta(index, run, piece)

@@ -7,9 +7,11 @@ to know which fields there are, and what they mean.
 from __future__ import annotations
 
 import difflib
+import gc
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from edgeserve.errors import BadRequest, Unprocessable
@@ -21,6 +23,8 @@ REFUSED = "refused"
 LEVELS_SPARE = 64  # what is made of a document is some levels deeper, and farther down the stack
 
 HALF_ESCAPED = re.compile(rb"\\u[dD][89a-fA-F]")  # or of a whole pair
+_HALF = re.compile("[\ud800-\udfff]")
+"""A character that is half of a pair cannot be encoded."""
 HALF_SAID = "holds half of a surrogate pair: send whole characters"
 
 
@@ -59,32 +63,38 @@ def _refuse_half_characters(document: Any) -> None:
 
 
 def _half_place(document: Any) -> str:
-    """Where the first of them is, such as 'messages[0].content'."""
-    pending = [iter([("", document)])]
+    """Where the first of them is, such as 'messages[0].content'. There may be a million values, so
+    that a place is put into words for that one alone.
+    """
+    pending = [_parts([document])]
+    above: list[Any] = []
     while pending:
-        for place, value in pending[-1]:
-            if isinstance(value, dict) and any(map(_is_half, value)):
-                return f"a name in {place or 'the body'}"
-            if isinstance(value, str) and _is_half(value):
-                return place or "the body"
+        for key, value in pending[-1]:
+            if isinstance(value, dict) and any(map(_HALF.search, value)):
+                return f"a name in {_place([*above, key]) or 'the body'}"
+            if isinstance(value, str) and _HALF.search(value):
+                return _place([*above, key]) or "the body"
             if isinstance(value, dict | list):
-                pending.append(_parts(place, value))
+                above.append(key)
+                pending.append(_parts(value))
                 break
         else:
             pending.pop()
+            del above[-1:]
     raise AssertionError("there is none")
 
 
-def _parts(place: str, value: dict[str, Any] | list[Any]) -> Iterator[tuple[str, Any]]:
-    """One at a time: there may be a million."""
-    if isinstance(value, list):
-        return ((cut(f"{place}[{i}]"), each) for i, each in enumerate(value))
-    return ((cut(f"{place}.{key}" if place else key), each) for key, each in value.items())
+def _parts(value: dict[str, Any] | list[Any]) -> Iterator[tuple[Any, Any]]:
+    return iter(enumerate(value) if isinstance(value, list) else value.items())
 
 
-def _is_half(text: str) -> bool:
-    """A character that is half of a pair cannot be encoded."""
-    return any("\ud800" <= letter <= "\udfff" for letter in text)
+def _place(keys: Sequence[Any]) -> str:
+    """The first key is that of the body itself."""
+    place = ""
+    for key in keys[1:]:
+        named = f".{key}" if place else key
+        place = cut(f"{place}[{key}]" if isinstance(key, int) else place + named)
+    return place
 
 
 def parsed(text: str) -> Any:
@@ -92,6 +102,25 @@ def parsed(text: str) -> Any:
 
     Raises ValueError, or RecursionError if it is nested too deeply.
     """
+    with _nothing_collected():
+        return _parsed(text)
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """JSON makes no cycles, but half a million lists, among which the collector would look for some
+    again and again: most of a second, in which the interpreter is held.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _parsed(text: str) -> Any:
     document = json.loads(text)
     if text.count("{") + text.count("[") > LEVELS_SPARE:  # or it cannot be deep
         json.loads("[" * LEVELS_SPARE + text + "]" * LEVELS_SPARE)

@@ -11,6 +11,7 @@ from typing import Any
 
 from edgeserve.errors import EdgeserveError
 from edgeserve.gateway.answer import Answer, Piece
+from edgeserve.gateway.aside import aside
 from edgeserve.gateway.parts import GatewayParts
 from edgeserve.gateway.stream import KEEP_ALIVE, Emit
 from edgeserve.gateway.text_options import PLAIN, TextOptions
@@ -68,7 +69,7 @@ class Run:
         where there is silence.
         """
         for piece in self.answer.pieces:
-            await emit(event_of(piece))
+            await emit(await self._event(event_of, piece))
         while self.answer.finish_reason is None:
             try:
                 async with asyncio.timeout(self._parts.keep_alive_s):
@@ -77,7 +78,12 @@ class Run:
                 await emit(keep_alive)
             else:
                 for piece in pieces:
-                    await emit(event_of(piece))
+                    await emit(await self._event(event_of, piece))
+
+    async def _event(self, event_of: Callable[[Piece], bytes], piece: Piece) -> bytes:
+        """The first one may tell of all of the prompt."""
+        is_first = piece is self.answer.pieces[0]
+        return await aside(len(self.prompt) if is_first else 0, event_of, piece)
 
     def receipt(self) -> dict[str, Any]:
         """So far. Of an answer that is over it is made once: its client, and whoever traces it, see

@@ -15,7 +15,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from edgeserve.errors import NotFound, Unprocessable
-from edgeserve.gateway.api.body import parse_body
+from edgeserve.gateway.api.body import parse_body, read_body
+from edgeserve.gateway.aside import aside, written
 from edgeserve.gateway.documented import JSON, LIST, STRING, WHOLE, documented, object_with
 from edgeserve.gateway.generate.chat import ChatStarter, chat_dialect
 from edgeserve.gateway.intake import THREAD_ABOVE_CHARACTERS, THREADS_MAX
@@ -61,25 +62,14 @@ class _Routes:
     async def tokenize(self, request: Request) -> Response:
         """The tokens of a text, however long, or of a conversation as a prompt."""
         body = await request.body()
-        document = parse_json(body)
-        is_chat = isinstance(document, dict) and "messages" in document
-        kind: type[TokenizeChat | TokenizePrompt] = TokenizeChat if is_chat else TokenizePrompt
-        asked = parse_body(body, kind)
+        asked = await aside(len(body), _asked, body)
         self._parts.model.served_as(asked.model)  # or it is refused
         tokens = await self._tokens(asked)
-        pieces = [self._tokenizer.piece(each) for each in tokens]
-        return JSONResponse(
-            {
-                "count": len(tokens),
-                "max_model_len": self._parts.model.context_tokens,
-                "tokens": [*tokens],
-                "token_strs": pieces if asked.return_token_strs else None,
-            }
-        )
+        return await aside(len(tokens), self._found, tokens, asked)
 
     async def detokenize(self, request: Request) -> Response:
         """The text of tokens, special ones written out."""
-        asked = parse_body(await request.body(), Detokenize)
+        asked = await read_body(request, Detokenize)
         self._parts.model.served_as(asked.model)  # or it is refused
         vocab = max(self._parts.model.vocab, self._tokenizer.vocab_size)
         highest = max(asked.tokens, default=0)
@@ -108,6 +98,16 @@ class _Routes:
             "chat_template": None if template is None else template.told,
         }
 
+    def _found(self, tokens: Sequence[int], asked: TokenizePrompt | TokenizeChat) -> Response:
+        pieces = map(self._tokenizer.piece, tokens)
+        document = {
+            "count": len(tokens),
+            "max_model_len": self._parts.model.context_tokens,
+            "tokens": [*tokens],
+            "token_strs": [*pieces] if asked.return_token_strs else None,
+        }
+        return Response(written(document), media_type=JSON)
+
     async def _tokens(self, asked: TokenizePrompt | TokenizeChat) -> Sequence[int]:
         if isinstance(asked, TokenizeChat):
             return await self._chats.tokens(asked.conversation())
@@ -123,3 +123,10 @@ class _Routes:
             return self._tokenizer.decode(tokens, shows_specials=True)
         async with self._threads:
             return await asyncio.to_thread(self._tokenizer.decode, tokens, shows_specials=True)
+
+
+def _asked(body: bytes) -> TokenizePrompt | TokenizeChat:
+    document = parse_json(body)
+    is_chat = isinstance(document, dict) and "messages" in document
+    kind: type[TokenizeChat | TokenizePrompt] = TokenizeChat if is_chat else TokenizePrompt
+    return parse_body(body, kind)

@@ -8,8 +8,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
 
 from edgeserve.errors import Unprocessable
+from edgeserve.gateway.aside import aside
 from edgeserve.gateway.refusal import (
     cut,
     not_supported,
@@ -61,6 +63,12 @@ class Body(BaseModel):
 
 
 Kind = TypeVar("Kind", bound=Body)
+
+
+async def read_body(request: Request, kind: type[Kind]) -> Kind:
+    """As `parse_body`, without holding up others."""
+    body = await request.body()
+    return await aside(len(body), parse_body, body, kind)
 
 
 def parse_body(body: bytes, kind: type[Kind]) -> Kind:

@@ -13,12 +13,18 @@ from dataclasses import replace
 
 from starlette.requests import Request
 
+from edgeserve.errors import Unprocessable
 from edgeserve.gateway.exchange import exchange_of
 from edgeserve.gateway.parts import GatewayParts
 from edgeserve.gateway.run import Run, together
 from edgeserve.gateway.stream import until_gone
 from edgeserve.gateway.text_options import PLAIN, TextOptions
 from edgeserve.pipeline.generation import Order, Scoring
+
+TOLD_MAX = 2**20
+"""Log-probabilities of prompts that one request is told: 100 MB of an answer, and five times as
+much while it is written. lm-eval's batches of 128 prompts of 4096 tokens are within.
+"""
 
 
 async def admit(
@@ -34,6 +40,7 @@ async def admit(
     The error that keeps one out is raised, and frees the others. The request's body must have been
     read.
     """
+    _refuse_too_many([len(o[0].prompt) * len(o) for o in orders], scoring)
     exchange = exchange_of(request)
     exchange.reserve([order for alike in orders for order in alike])
     with ExitStack() as admitted:
@@ -55,3 +62,15 @@ async def admit(
     flat = [run for alike in runs for run in alike]
     exchange.runs += flat
     return flat
+
+
+def _refuse_too_many(tokens: Sequence[int], scoring: Scoring | None) -> None:
+    """`tokens` are those of each prompt, once for each of its answers."""
+    asked = 0 if scoring is None else sum(tokens) * (1 + scoring.top_logprobs)
+    if asked > TOLD_MAX:
+        raise Unprocessable(
+            f"{asked} log-probabilities of the prompts' tokens are asked for, those of likelier "
+            f"tokens included; at most {TOLD_MAX} are told: ask for fewer of them, for fewer "
+            "answers, or send fewer prompts at once",
+            param="logprobs",
+        )

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from edgeserve.errors import NotFound
-from edgeserve.gateway.api.body import parse_body
+from edgeserve.gateway.api.body import read_body
 from edgeserve.gateway.api.responses.reply import Reply
 from edgeserve.gateway.api.responses.request import ResponsesRequest
 from edgeserve.gateway.documented import (
@@ -73,7 +73,7 @@ class Responses:
     async def create(self, request: Request) -> Response:
         """Answers a conversation, written down by the model's own chat template."""
         received_s = self._parts.clock.now_s()
-        asked = parse_body(await request.body(), ResponsesRequest)
+        asked = await read_body(request, ResponsesRequest)
         self._parts.model.served_as(asked.model)  # or it is refused
         (answer,) = await self._chats.begin(request, asked.conversation(), received_s)
         reply = Reply(self._parts, asked, answer)
