@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from edgeserve.errors import BadRequest, Unprocessable
 from edgeserve.gateway.api.body import parse_body
 from edgeserve.gateway.api.messages.request import KEEPS_ALL, CountRequest, MessagesRequest
+from edgeserve.gateway.generate.conversation import JsonAnswer
 from tests.gateway.messages import ASK, HELLO
 from tests.gateway.test_openai_request import JSON
 
@@ -309,6 +310,13 @@ def test_the_line_about_billing_is_not_told_to_the_model() -> None:
     assert told(HELLO, system=[line, text("Be kind.")])[0]["content"] == "Be kind."
     assert told(HELLO, system=[line]) == [HELLO]
     assert told(HELLO, system=[text("Be kind."), line])[0]["content"].endswith("cch=00000;")
+
+
+def test_a_form_closes_its_objects() -> None:
+    form: dict[str, Any] = {"type": "json_schema", "schema": {"type": "object"}}
+    held = JsonAnswer(schema=form["schema"], is_strict=True)
+    assert request(output_config={"format": form}).conversation().held_to == held
+    assert request(output_format=form).conversation().held_to == held
 
 
 # -- which tools may be called, and which must -------------------------------------------------
