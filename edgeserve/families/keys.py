@@ -231,8 +231,13 @@ class Config:
 
 
 def _pair(key: str, value: Any) -> str:
+    return f"{_shortened(key)}: {_shortened(value)}"
+
+
+def _shortened(value: Any) -> str:
+    """As JSON, of which every character is printable."""
     text = json.dumps(value, default=str)
-    return f'"{key}": {text if len(text) <= 80 else text[:77] + "..."}'
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _spoken(values: tuple[Any, ...]) -> str:

@@ -115,6 +115,14 @@ def test_many_unknown_keys_are_one_bounded_warning() -> None:
     assert len(warning) < 700
 
 
+def test_a_key_is_told_in_a_line_that_no_terminal_obeys() -> None:
+    key = "no\x1b[2J\n" + "te" * 5000
+    (warning,) = describe_fully({**LLAMA_2_13B, key: 1}).warnings
+    assert warning.isprintable()
+    assert r'"no\u001b[2J\nte' in warning
+    assert len(warning) < 250
+
+
 def test_a_librarys_own_keys_need_no_words() -> None:
     keys = {"unsloth_anything": {"lora_rank": 8}, "transformers.js_config": {"dtype": "q4"}}
     assert describe_fully({**LLAMA_2_13B, **keys}).warnings == ()
