@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -19,9 +20,13 @@ from edgeserve.errors import NotFound
 from edgeserve.gateway.documented import JSON, LIST, STRING, documented, object_with
 from edgeserve.gateway.exchange import Exchange, exchange_of
 from edgeserve.gateway.refusal import shown
+from edgeserve.gateway.run import Run
 
 KEPT_MAX = 64
 """Requests. What is kept of each are the times of its tokens, some 100 bytes a token and stage."""
+
+_Answer = tuple[int, str, Callable[[], dict[str, Any]]]
+"""How many tokens it has, what ended it, and what makes its receipt."""
 
 SOON_S = 1.0
 """Whoever stops an answer may ask sooner than the gateway notices that its reader has left."""
@@ -31,20 +36,22 @@ class Receipts:
     """Of the last requests that generated something."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[str, str], Exchange] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str], list[_Answer]] = OrderedDict()
         self._next = asyncio.Event()
 
     def keep(self, exchange: Exchange) -> None:
         """To be told of every exchange that is over."""
         if not exchange.runs:
             return
-        self._kept[exchange.tenant_name, exchange.request_id] = exchange
+        key = exchange.tenant_name, exchange.request_id
+        self._kept[key] = [_kept(run) for run in exchange.runs]
+        self._kept.move_to_end(key)  # an id may be used again
         while len(self._kept) > KEPT_MAX:
             self._kept.popitem(last=False)
         self._next.set()
         self._next = asyncio.Event()
 
-    async def find(self, tenant_name: str, request_id: str) -> Exchange:
+    async def find(self, tenant_name: str, request_id: str) -> list[_Answer]:
         """Raises NotFound if there is none, nor soon, or not for this tenant."""
         key = tenant_name, request_id
         with suppress(TimeoutError):
@@ -69,18 +76,18 @@ def receipt_routes(receipts: Receipts) -> APIRouter:
     async def receipt(request_id: str, request: Request) -> dict[str, Any]:
         """Of each answer of a request that is over: its tokens, why it ended, and its receipt."""
         found = await receipts.find(exchange_of(request).tenant_name, request_id)
-        return await asyncio.to_thread(_document, found)
+        return await asyncio.to_thread(_document, request_id, found)
 
     return router
 
 
-def _document(exchange: Exchange) -> dict[str, Any]:
-    answers = [
-        {
-            "generated_tokens": len(run.answer.pieces),
-            "ended_by": run.ended_by,
-            "timing": run.receipt(),
-        }
-        for run in exchange.runs
+def _kept(run: Run) -> _Answer:
+    return len(run.answer.pieces), run.ended_by, run.receipt_later()
+
+
+def _document(request_id: str, answers: Sequence[_Answer]) -> dict[str, Any]:
+    told = [
+        {"generated_tokens": tokens, "ended_by": ended_by, "timing": receipt()}
+        for tokens, ended_by, receipt in answers
     ]
-    return {"request_id": exchange.request_id, "answers": answers}
+    return {"request_id": request_id, "answers": told}

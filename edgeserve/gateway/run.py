@@ -97,6 +97,16 @@ class Run:
             self._receipt = receipt
         return receipt
 
+    def receipt_later(self) -> Callable[[], dict[str, Any]]:
+        """What makes its receipt when it is over, and does not hold the run: its prompt, its tokens
+        and their log-probabilities may take 100 MB.
+        """
+        made = self._receipt
+        if made is not None:
+            return lambda: made
+        ended_s = self._parts.clock.now_s() if self._closed_s is None else self._closed_s
+        return self._generation.receipt_later(ended_s, len(self.answer.pieces))
+
     def close(self) -> None:
         """Frees what the request holds, if it would go on."""
         if self._closed_s is None:

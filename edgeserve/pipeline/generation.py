@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from edgeserve.errors import EdgeserveError
@@ -145,7 +146,11 @@ class Generation:
 
     def receipt(self, finished_s: float, tokens: int) -> dict[str, Any]:
         """The RECEIPT for its first `tokens` tokens."""
-        return self._ledger.receipt(finished_s, tokens)
+        return self.receipt_later(finished_s, tokens)()
+
+    def receipt_later(self, finished_s: float, tokens: int) -> Callable[[], dict[str, Any]]:
+        """What makes it, and holds nothing but the times that it is made of."""
+        return partial(self._ledger.receipt, finished_s, tokens)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -10,6 +12,8 @@ from dataclasses import replace
 import httpx
 import pytest
 
+from edgeserve.gateway.app import create_app
+from edgeserve.gateway.exchange import Exchange
 from edgeserve.gateway.parts import GatewayParts
 from edgeserve.gateway.receipts import KEPT_MAX
 from edgeserve.testing import FakeEngine
@@ -90,6 +94,32 @@ async def test_what_is_not_kept_is_said_so(client: httpx.AsyncClient) -> None:
     answer = await client.get("/receipts/never")
     assert answer.status_code == 404
     assert 'no receipt of request "never": the last 64 answers' in answer.json()["error"]
+
+
+@pytest.mark.parametrize("timing", [True, False])
+async def test_what_was_said_is_not_kept(timing: bool, parts: GatewayParts) -> None:
+    """Prompts and log-probabilities of 64 requests would be gigabytes."""
+    exchanges: list[Exchange] = []
+    app = create_app(parts, tell=(exchanges.append,))
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        body = {"prompt": "abc", "echo": True, "logprobs": 2, "max_tokens": 2, "timing": timing}
+        await client.post("/v1/completions", json=body, headers={"x-request-id": "r"})
+        run = weakref.ref(exchanges[0].runs[0])
+        exchanges.clear()
+        gc.collect()
+        assert run() is None
+        (kept,) = (await client.get("/receipts/r")).json()["answers"]
+    assert (kept["generated_tokens"], kept["ended_by"]) == (2, "length")
+    assert len(kept["timing"]["per_token"]) == 2
+
+
+async def test_an_id_that_is_used_again_is_a_new_one(client: httpx.AsyncClient) -> None:
+    body = {"inputs": "a", "parameters": {"max_new_tokens": 1}}
+    for name in ("r0", *(f"r{i}" for i in range(1, KEPT_MAX)), "r0", "r"):
+        await client.post("/generate", json=body, headers={"x-request-id": name})
+    found = [await client.get(f"/receipts/{name}") for name in ("r0", "r", "r1")]
+    assert [each.status_code for each in found] == [200, 200, 404]
 
 
 async def test_the_oldest_make_room(client: httpx.AsyncClient) -> None:
