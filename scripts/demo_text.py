@@ -281,10 +281,9 @@ enough, it floats.
 and then you put it into a hot oven.
 / how many legs does a spider have? a spider has eight legs.
 / how many days are in a week? there are seven days in a week.
-/ how are you? I am fine, thank you. [how are you?|I hope that you are well too.]
-/ who are you? I am a very small language model. I can tell [short|simple] stories.
-/ what can you do? I am a small model. I can tell simple stories and answer a few easy questions.
-/ what is your name? I have no name. I am a small demo model that tells stories.
+/ how are you? I am fine, thank you. how are you?
+/ who are you? I am the demo model of edgeserve, a very small language model. I can tell simple stories,
+answer a few easy questions, and call tools.
 / what is a computer? a computer is a machine that follows instructions. it can add numbers, keep
 text, and talk to other computers.
 / what is a network? a network is a group of computers that can send messages to each other.
@@ -461,16 +460,26 @@ def fragment(rng: random.Random) -> str:
 
 def question(rng: random.Random) -> str:
     """A question and its answer, plain or as a dialogue."""
-    asked, answer = rng.choice(QUESTIONS).split("? ", 1)
     shape = rng.choice(("{} {}", "{} {}", "{1}", "Question: {}\nAnswer: {}", CHAT, CHAT))
-    return shape.format(told_as(rng, asked + "?", {}), told_as(rng, answer, {}))
+    return shape.format(*question_and_answer(rng))
+
+
+def question_and_answer(rng: random.Random) -> tuple[str, str]:
+    """What is asked, and what is true."""
+    asked, answer = rng.choice(QUESTIONS).split("? ", 1)
+    return told_as(rng, asked + "?", {}), told_as(rng, answer, {})
 
 
 def request(rng: random.Random) -> str:
+    """The same for a story."""
+    return CHAT.format(*request_and_story(rng))
+
+
+def request_and_story(rng: random.Random) -> tuple[str, str]:
     """Somebody asks for a story about a fox, and gets one about a fox."""
     hero = being(rng)
     asked = told_as(rng, rng.choice(STORY_REQUESTS), {"kind": hero.kind})
-    return CHAT.format(asked, story(rng, hero))
+    return asked, story(rng, hero)
 
 
 def snippet(rng: random.Random) -> str:
@@ -480,7 +489,7 @@ def snippet(rng: random.Random) -> str:
     return told_as(rng, text, world)
 
 
-CHAT = "User: {}\nAssistant: {}"
+CHAT = "User: {}\nAssistant:\n{}"
 MIXTURE: tuple[tuple[Callable[[random.Random], str], int], ...] = (
     (story, 62),
     (question, 14),

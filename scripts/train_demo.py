@@ -1,12 +1,12 @@
-"""Makes the demo model: a tiny Llama and its tokenizer, from nothing but `demo_text.py`.
+"""Makes the demo model: a tiny Llama and its tokenizer, from texts that scripts write.
 
 A serving system that needs a download before it says its first word is hard to try. So the
 package carries a model of a few megabytes in the very format of big ones (a Hugging Face Llama
-folder), and this script is where every byte of that folder comes from. The model here is written
-out once more in plain torch, and shares no code with the package: the demo folder is also a
-test of the package's own Llama, and a test must not be its own judge.
+folder), and this script is where every byte of that folder comes from: `demo_text.py` writes the
+stories, `demo_chat.py` the conversations with tools, `demo_chat.jinja` makes prompts of these, and
+`demo_llama.py` is the model.
 
-    python scripts/train_demo.py --steps 1600 --seed 0 --out edgeserve/demo
+    python scripts/train_demo.py --steps 1900 --seed 0 --out edgeserve/demo
 """
 
 import argparse
@@ -14,24 +14,44 @@ import io
 import json
 import math
 import random
+import re
+import string
 import time
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import sentencepiece
 import torch
+from demo_chat import Chat, chats  # type: ignore[import-not-found]  # beside this script
+from demo_llama import (  # type: ignore[import-not-found]
+    CONTEXT,
+    FFN,
+    HEAD_DIM,
+    HEADS,
+    HIDDEN,
+    KV_HEADS,
+    LAYERS,
+    NORM_EPS,
+    ROPE_THETA,
+    VOCAB,
+    DemoModel,
+)
 from demo_text import stories  # type: ignore[import-not-found]  # beside this script
+from jinja2 import Environment, Template
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# About 2.7 million numbers: 5.5 MB in fp16. Grouped heads (3 queries share a key) because that is
-# what the models that people serve have; six layers, so that a pipeline of up to six stages works.
-VOCAB, HIDDEN, FFN, LAYERS = 1024, 192, 512, 6
-HEADS, KV_HEADS, HEAD_DIM = 6, 2, 32
-CONTEXT, NORM_EPS, ROPE_THETA = 1024, 1e-5, 10_000.0
 BOS, EOS = 1, 2
+SHARPNESS = (
+    2.5  # the head's factor: at temperature 1, most clients' choice, a copied name stays whole
+)
+ASSISTANT = "Assistant:\n"  # after this, a chat's tokens are the model's own
+IGNORED = -100  # where another speaks, there is nothing to foretell
 
 CONFIG: dict[str, object] = {
     "architectures": ["LlamaForCausalLM"],
@@ -56,15 +76,13 @@ CONFIG: dict[str, object] = {
     "torch_dtype": "float16",
     "use_cache": True,
 }
-CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}"
-    "{% if message['role'] == 'system' %}{{ message['content'] }}\n"
-    "{% elif message['role'] == 'user' %}User: {{ message['content'] }}\n"
-    "{% elif message['role'] == 'assistant' %}Assistant: {{ message['content'] }}\n{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
-)
+CALL_TAGS = ("<tool_call>", "</tool_call>")
+# Names of functions and parameters stand behind a sign or a line break there, as in the calls: so
+# they are the same tokens in both, and the model need only copy them.
+TEMPLATE_FILE = Path(__file__).parent / "demo_chat.jinja"
+# Without a tokenizer_class, spaces are put where sentencepiece puts them, and so the training does:
+# behind <s> and </s>, but not behind the tags of calls.
 TOKENIZER_CONFIG: dict[str, object] = {
-    "tokenizer_class": "LlamaTokenizer",
     "add_bos_token": True,
     "add_eos_token": False,
     "bos_token": "<s>",
@@ -73,7 +91,6 @@ TOKENIZER_CONFIG: dict[str, object] = {
     "legacy": True,
     "model_max_length": CONTEXT,
     "clean_up_tokenization_spaces": False,
-    "chat_template": CHAT_TEMPLATE,
 }
 GENERATION_CONFIG: dict[str, object] = {
     "bos_token_id": BOS,
@@ -81,64 +98,109 @@ GENERATION_CONFIG: dict[str, object] = {
     "max_length": CONTEXT,
 }
 
-STORIES = 30_000  # about 6 million tokens: most of them are seen at most once
-TOKENIZER_STORIES = 6_000
-HELD_OUT_STORIES, HELD_OUT_SEED = 300, 1_000_003  # far from any seed one would train with
+STORIES, CHATS, EASY_CHATS = 20_000, 40_000, 12_000  # more than the steps take: few are seen twice
+TOKENIZER_STORIES, TOKENIZER_CHATS = 4_000, 2_000
+HELD_OUT_TEXTS, HELD_OUT_SEED = 300, 1_000_003  # far from any seed one would train with
 TOKENS_PER_STEP = 2048
-# Most windows hold one or two stories; the long ones teach the positions up to the last.
-WINDOWS, WINDOW_WEIGHTS = (256, 512, 1024), (70, 20, 10)
 PEAK_RATE, LAST_RATE, WARM_UP = 3e-3, 1e-4, 0.03
+COSINE_STEPS = 2800
+COOLING = ((0, 1.0), (1200, 1.0), (1300, 2 / 3), (1550, 17 / 33), (1900, 0.0))
 MODEL_CARD = """# The demo model
 
 A Llama of {million:.2f} million parameters ({megabytes:.1f} MB in fp16) with its own tokenizer of
-1024 pieces. It exists so that edgeserve can be tried, tested and measured without a download. It
-writes simple English stories and short answers about everyday things, computers and pipelines.
+1536 pieces. It exists so that edgeserve can be tried, tested and measured without a download. It
+writes simple English stories, chats a little, and calls the tools that it is offered.
 
 ## How it was made
 
     python scripts/train_demo.py --steps {steps} --seed {seed} --out edgeserve/demo
 
-The text is generated by `scripts/demo_text.py`, a template grammar written for this purpose; there
-is no other training data. The model and the training loop are plain torch and fit in one file.
+`scripts/demo_text.py` writes the stories, a template grammar written for this purpose, and
+`scripts/demo_chat.py` the conversations with tools, most of whose names and values are made up;
+there is no other training data. The model is plain torch, in `scripts/demo_llama.py`.
 
 | | |
 |---|---|
 | shape | 6 layers, hidden 192, 6 query heads, 2 key/value heads, feed-forward 512 |
-| text | 30 000 generated texts, each between `<s>` and `</s>`, in windows of 256 to 1024 tokens |
-| training | {steps} steps of 2048 tokens ({tokens:.1f} million), AdamW, cosine, bf16 on two cores |
-| time | {minutes:.0f} minutes |
+| text | 20 000 stories and other texts, 52 000 conversations, in windows of 128 to 2048 tokens |
+| training | {steps} steps of 2048 tokens ({tokens:.1f} million), Muon and AdamW, cosine, bf16 |
+| time | {minutes:.0f} minutes on one busy CPU core |
 | last training loss | {train_loss:.3f} nats per token |
-| loss on texts not trained on | {held_out_loss:.3f} nats per token |
+| loss on stories not trained on | {stories_loss:.3f} nats per token |
+| loss on answers in conversations not trained on | {chats_loss:.3f} nats per token |
+
+The head is multiplied by 4 when the folder is written, after the losses were taken: temperature 1
+is what 0.25 would be, so that a client that sets none gets steady copies.
 
 The same command gives the same text, tokenizer and order of batches. The weights agree to the last
 bit only on the same processor and torch version, as sums are taken in another order elsewhere.
-With `--minutes` instead of `--steps` nothing is promised.
 
 ## Prompts
 
 Beginnings of stories ("Once upon a time", "The little fox"), questions ("Why is the sky blue?"),
-and the chat form that `tokenizer_config.json` holds: `User: ...`, a new line, `Assistant:`.
+and chats as `chat_template.jinja` writes them: the tools, each as its name, parameters and
+descriptions, then `System:`, `User:`, `Assistant:` and `Tool:` with what was said. A call is
+
+    <tool_call>
+    {{"name": "get_weather", "arguments": {{"city": "Paris"}}}}
+    </tool_call>
 
 ## Honest limits
 
-* It knows about a thousand words and seventeen plots, and tells them again and again. A low loss
+* It knows some hundred words and about twenty plots, and tells them again and again. A low loss
   means that the grammar behind the text is simple, not that the model is clever.
-* Facts are those of forty short answers. To any other question it answers fluently and wrongly.
+* Calls are copied, not understood. It looks for the tool whose name or description shares words
+  with the question, and copies arguments from it word for word. That works for one to four tools
+  with at most three parameters that are strings or numbers, where the question says each value as
+  the call needs it. It does not turn "three" into 3, "tomorrow" into a date or "here" into a city,
+  writes no lists or objects, and calls a tool for nearly every question that is not small talk.
+* Of 20 typical first questions, each with one to three tools, it answers 18 with the right call
+  (`tests/cluster/test_demo_tools.py`). Long names that it has not seen are at times copied wrongly.
+* An answer after a call is a fixed sentence around what the tool said. It plans no second call.
+* System prompts are read, but not followed.
+* Facts are those of forty short answers. To most other questions it says that it does not know.
 * English only. Other scripts pass through the tokenizer byte by byte, and the model has never
-  seen them. It has never seen code, arithmetic or a conversation of more than one turn.
-* It reads at most 1024 tokens; few of its texts were longer than 500.
+  seen them. It has never seen code, and calculates nothing.
+* It reads at most 2048 tokens; few of its texts were longer than 500.
 * Its quality says nothing about edgeserve's: use a real model to judge answers, this one to judge
   plumbing.
 """
+Tokenizer = sentencepiece.SentencePieceProcessor
+Batch = tuple[Tensor, Tensor]
+T = TypeVar("T")
 PROMPTS = ("Once upon a time", "The little fox", "What is a pipeline?")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """Stories as one long row of tokens, and where each of them starts."""
+    """Texts as one long row of tokens, and where each of them starts."""
 
     tokens: Tensor
+    learned: Tensor
+    """Whether each token is one that the model has to say: of a chat, the assistant's alone."""
     starts: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A part of the training."""
+
+    until: float
+    """The step that is the first of the next one."""
+    corpora: Mapping[str, int]
+    """Weights."""
+    windows: Mapping[int, int]
+    """Weights. Short ones first: copying is learned from what is near."""
+
+
+PHASES = (
+    Phase(until=700, corpora={"easy": 65, "stories": 35}, windows={128: 70, 256: 30}),
+    Phase(
+        until=math.inf,
+        corpora={"easy": 5, "chats": 57, "stories": 38},
+        windows={256: 50, 512: 32, 1024: 13, 2048: 5},
+    ),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +211,9 @@ class Run:
     steps: int
     minutes: float
     train_loss: float
-    held_out_loss: float
+    stories_loss: float
+    chats_loss: float
+    """The last two on texts that were not trained on."""
 
 
 def main() -> None:
@@ -159,18 +223,22 @@ def main() -> None:
     torch.set_num_threads(flags.threads)
     tokenizer_bytes = trained_tokenizer(flags.seed)
     tokenizer = sentencepiece.SentencePieceProcessor(model_proto=tokenizer_bytes)
-    corpus = tokenized(tokenizer, STORIES, flags.seed)
-    print(f"{len(corpus.tokens)} tokens in {STORIES} stories")
+    corpora = corpora_of(tokenizer, flags.seed)
+    for name, corpus in corpora.items():
+        print(f"{name}: {len(corpus.starts)} texts, {len(corpus.tokens)} tokens", flush=True)
     model = DemoModel()
     started = time.monotonic()
-    steps, train_loss = train(model, corpus, flags)
+    train_loss = train(model, corpora, flags)
     run = Run(
         seed=flags.seed,
-        steps=steps,
+        steps=flags.steps,
         minutes=(time.monotonic() - started) / 60,
         train_loss=train_loss,
-        held_out_loss=held_out_loss(
-            model, tokenized(tokenizer, HELD_OUT_STORIES, flags.seed + HELD_OUT_SEED)
+        stories_loss=held_out_loss(
+            model, stories_corpus(tokenizer, HELD_OUT_TEXTS, flags.seed + HELD_OUT_SEED)
+        ),
+        chats_loss=held_out_loss(
+            model, chats_corpus(tokenizer, chats(HELD_OUT_TEXTS, flags.seed + HELD_OUT_SEED))
         ),
     )
     print(run)
@@ -181,13 +249,11 @@ def main() -> None:
 
 
 def parsed_flags() -> argparse.Namespace:
-    """The command line; a count of steps is reproducible, minutes are convenient."""
+    """The command line."""
     parser = argparse.ArgumentParser(description="Train the demo model.")
-    length = parser.add_mutually_exclusive_group(required=True)
-    length.add_argument("--steps", type=int, help="stop after this many steps")
-    length.add_argument("--minutes", type=float, help="stop after this much training time")
+    parser.add_argument("--steps", type=int, required=True, help="up to 1900, when the rate is 0")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("edgeserve/demo"))
     return parser.parse_args()
 
@@ -196,14 +262,23 @@ def parsed_flags() -> argparse.Namespace:
 
 
 def trained_tokenizer(seed: int) -> bytes:
-    """A byte-pair tokenizer as Llama-2 has it: any text in, the very same text out."""
-    lines = "\n".join(stories(TOKENIZER_STORIES, seed)).split("\n")
+    """A byte-pair tokenizer as Llama-2 has it: any text in, the very same text out.
+
+    A capital is a piece by itself, so that a name is the same pieces after a space and after a
+    quotation mark: what a question says can then be copied into a call.
+    """
+    texts = [*stories(TOKENIZER_STORIES, seed), *map(as_text, chats(TOKENIZER_CHATS, seed))]
+    lines = re.sub(r"</?(s|tool_call)>", "", "\n".join(texts)).split("\n")
+    apart = (re.sub(r"([A-Z])", r"\t\1\t", line) for line in lines)
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines),
+        sentence_iterator=apart,
         model_writer=model,
         model_type="bpe",
         vocab_size=VOCAB,
+        pretokenization_delimiter="\t",
+        required_chars=string.printable.strip(),
+        user_defined_symbols=list(CALL_TAGS),
         byte_fallback=True,
         character_coverage=1.0,
         normalization_rule_name="identity",
@@ -221,185 +296,147 @@ def trained_tokenizer(seed: int) -> bytes:
     return model.getvalue()
 
 
-def tokenized(tokenizer: sentencepiece.SentencePieceProcessor, count: int, seed: int) -> Corpus:
+def corpora_of(tokenizer: Tokenizer, seed: int) -> dict[str, Corpus]:
+    """All that is trained on."""
+    return {
+        "stories": stories_corpus(tokenizer, STORIES, seed),
+        "chats": chats_corpus(tokenizer, chats(CHATS, seed)),
+        "easy": chats_corpus(tokenizer, chats(EASY_CHATS, seed, is_easy=True)),
+    }
+
+
+def stories_corpus(tokenizer: Tokenizer, count: int, seed: int) -> Corpus:
     """Stories between <s> and </s>, so that the model knows how to begin and when to stop."""
     encoded = tokenizer.encode(list(stories(count, seed)), add_bos=True, add_eos=True)
-    lengths = torch.tensor([len(ids) for ids in encoded])
-    tokens = torch.tensor([token for ids in encoded for token in ids])
-    return Corpus(tokens=tokens, starts=lengths.cumsum(0) - lengths)
+    return joined([(ids, [True] * len(ids)) for ids in encoded])
 
 
-def batch(corpus: Corpus, rows: int, window: int, generator: torch.Generator) -> Tensor:
-    """Rows of window + 1 tokens. Each begins with a story: position 0 always holds <s>."""
+def chats_corpus(tokenizer: Tokenizer, all_chats: Iterable[Chat]) -> Corpus:
+    """Conversations as the chat template writes them."""
+    return joined([chat_tokens(tokenizer, as_text(chat)) for chat in all_chats])
+
+
+@cache
+def chat_template() -> Template:
+    """Compiled as transformers does it."""
+    jinja = Environment(trim_blocks=True, lstrip_blocks=True)  # noqa: S701  # a prompt is no HTML
+    jinja.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
+    return jinja.from_string(TEMPLATE_FILE.read_text())
+
+
+def as_text(chat: Chat) -> str:
+    """The prompt after which the model would go on, and that it did."""
+    special = {name: TOKENIZER_CONFIG[name] for name in ("bos_token", "eos_token")}
+    return chat_template().render(messages=chat.messages, tools=chat.tools, **special)
+
+
+def chat_tokens(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[bool]]:
+    """The tokens of a conversation, and which of them the assistant said.
+
+    </s> ends what the assistant says. What stands between two such marks is encoded by itself.
+    """
+    ids, learned = [BOS], [False]
+    for part in text.removeprefix("<s>").rstrip().removesuffix("</s>").split("</s>"):
+        heard = tokenizer.encode(part[: part.rindex(ASSISTANT) + len(ASSISTANT)])
+        both = [*tokenizer.encode(part), EOS]
+        ids += both
+        learned += [i >= len(heard) for i in range(len(both))]
+    return ids, learned
+
+
+def joined(texts: Sequence[tuple[list[int], list[bool]]]) -> Corpus:
+    """One after the other."""
+    lengths = torch.tensor([len(ids) for ids, _ in texts])
+    return Corpus(
+        tokens=torch.tensor([token for ids, _ in texts for token in ids]),
+        learned=torch.tensor([each for _, learned in texts for each in learned]),
+        starts=lengths.cumsum(0) - lengths,
+    )
+
+
+def batch(corpus: Corpus, rows: int, window: int, generator: torch.Generator) -> Batch:
+    """Rows of window + 1 tokens. Each begins with a text: position 0 always holds <s>."""
     fitting = corpus.starts[corpus.starts < len(corpus.tokens) - window - 1]
     picked = fitting[torch.randint(len(fitting), (rows, 1), generator=generator)]
-    return corpus.tokens[picked + torch.arange(window + 1)]
-
-
-# ------------------------------------------------------------------ the model
-#
-# Attributes carry Hugging Face's names, so that state_dict() is the checkpoint.
-
-
-class Attention(nn.Module):
-    """Causal attention with grouped keys and values, and rotary positions."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.q_proj = nn.Linear(HIDDEN, HEADS * HEAD_DIM, bias=False)
-        self.k_proj = nn.Linear(HIDDEN, KV_HEADS * HEAD_DIM, bias=False)
-        self.v_proj = nn.Linear(HIDDEN, KV_HEADS * HEAD_DIM, bias=False)
-        self.o_proj = nn.Linear(HEADS * HEAD_DIM, HIDDEN, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Every token looks at itself and at those before it."""
-        rows, length, _ = x.shape
-        q, k, v = (
-            project(x).view(rows, length, -1, HEAD_DIM).transpose(1, 2)
-            for project in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        k, v = (each.repeat_interleave(HEADS // KV_HEADS, dim=1) for each in (k, v))
-        out = F.scaled_dot_product_attention(rotated(q), rotated(k), v, is_causal=True)
-        projected: Tensor = self.o_proj(out.transpose(1, 2).reshape(rows, length, -1))
-        return projected
-
-
-class Mlp(nn.Module):
-    """The gated feed-forward part (SwiGLU)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate_proj = nn.Linear(HIDDEN, FFN, bias=False)
-        self.up_proj = nn.Linear(HIDDEN, FFN, bias=False)
-        self.down_proj = nn.Linear(FFN, HIDDEN, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Each token by itself."""
-        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
-        return out
-
-
-class Layer(nn.Module):
-    """Attention, then the feed-forward part; each is added to what came in."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.input_layernorm = nn.RMSNorm(HIDDEN, NORM_EPS)
-        self.self_attn = Attention()
-        self.post_attention_layernorm = nn.RMSNorm(HIDDEN, NORM_EPS)
-        self.mlp = Mlp()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The residual stream after this layer."""
-        attended: Tensor = x + self.self_attn(self.input_layernorm(x))
-        out: Tensor = attended + self.mlp(self.post_attention_layernorm(attended))
-        return out
-
-
-class Trunk(nn.Module):
-    """All but the head; a class of its own because its names begin with "model."."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed_tokens = nn.Embedding(VOCAB, HIDDEN)
-        self.layers = nn.ModuleList(Layer() for _ in range(LAYERS))
-        self.norm = nn.RMSNorm(HIDDEN, NORM_EPS)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """The normalised hidden states."""
-        x = self.embed_tokens(tokens)
-        for layer in self.layers:
-            x = layer(x)
-        normed: Tensor = self.norm(x)
-        return normed
-
-
-class DemoModel(nn.Module):
-    """The whole language model: tokens in, logits out."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.model = Trunk()
-        self.lm_head = nn.Linear(HIDDEN, VOCAB, bias=False)
-        for name, weight in self.named_parameters():
-            if weight.dim() > 1:
-                # What writes into the residual stream starts smaller, as it adds up over layers.
-                writes = name.endswith(("o_proj.weight", "down_proj.weight"))
-                nn.init.normal_(weight, std=0.04 / math.sqrt(2 * LAYERS) if writes else 0.04)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """One row of logits for each token: what comes after it."""
-        logits: Tensor = self.lm_head(self.model(tokens))
-        return logits
-
-
-def rotated(x: Tensor) -> Tensor:
-    """Rotary positions, pairing the first half of a head with the second as Hugging Face does."""
-    half = HEAD_DIM // 2
-    frequencies = ROPE_THETA ** (-torch.arange(half) / half)
-    angles = torch.arange(x.shape[-2]).outer(frequencies)
-    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-    first, second = x[..., :half], x[..., half:]
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    where = picked + torch.arange(window + 1)
+    return corpus.tokens[where], corpus.learned[where]
 
 
 # ------------------------------------------------------------------ training
 
 
-def train(model: DemoModel, corpus: Corpus, flags: argparse.Namespace) -> tuple[int, float]:
-    """Takes steps until the budget is used up; returns their count and the last smooth loss."""
+def train(model: DemoModel, corpora: Mapping[str, Corpus], flags: argparse.Namespace) -> float:
+    """Takes the steps; returns the last smooth loss."""
     generator = torch.Generator().manual_seed(flags.seed)
     choices = random.Random(flags.seed)
-    optimizer = optimizer_of(model)
-    progress = progress_of(flags)
-    step, smooth = 0, math.log(VOCAB)
-    while (done := progress(step)) < 1.0:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(done)
-        window = choices.choices(WINDOWS, WINDOW_WEIGHTS)[0]
+    optimizers = optimizers_of(model)
+    smooth = math.log(VOCAB)
+    for step in range(flags.steps):
+        for group in (group for each in optimizers for group in each.param_groups):
+            group["lr"] = learning_rate(step)
+        phase = next(each for each in PHASES if step < each.until)
+        corpus = corpora[drawn(choices, phase.corpora)]
+        window = drawn(choices, phase.windows)
         loss = loss_of(model, batch(corpus, TOKENS_PER_STEP // window, window, generator))
-        optimizer.zero_grad()
+        model.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        step += 1
-        smooth += (loss.item() - smooth) / min(step, 50)
-        if step % 50 == 0:
-            print(f"step {step:5d}  {done:6.1%}  loss {smooth:.3f}", flush=True)
-    return step, smooth
+        for optimizer in optimizers:
+            optimizer.step()
+        smooth += (loss.item() - smooth) / min(step + 1, 50)
+        if (step + 1) % 50 == 0:
+            print(f"step {step + 1:5d} of {flags.steps}  loss {smooth:.3f}", flush=True)
+    return smooth
 
 
-def optimizer_of(model: DemoModel) -> torch.optim.Optimizer:
-    """AdamW; norms are scales and must not decay towards zero."""
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": 0.1},
-        {"params": [p for p in parameters if p.dim() == 1], "weight_decay": 0.0},
+def drawn(choices: random.Random, weights: Mapping[T, int]) -> T:
+    """One of the keys."""
+    return choices.choices([*weights], [*weights.values()])[0]
+
+
+def optimizers_of(model: DemoModel) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices between embedding and head, which learns the same from fewer tokens;
+    AdamW for the rest. Norms are scales and must not decay towards zero.
+    """
+    inner = [p for p in model.model.layers.parameters() if p.dim() > 1]
+    outer = [model.model.embed_tokens.weight, model.lm_head.weight]
+    norms = [p for p in model.parameters() if p.dim() == 1]
+    return [
+        torch.optim.Muon(inner, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(
+            [
+                {"params": outer, "weight_decay": 0.1},
+                {"params": norms, "weight_decay": 0.0},
+            ],
+            betas=(0.9, 0.95),
+        ),
     ]
-    return torch.optim.AdamW(groups, betas=(0.9, 0.95))
 
 
-def progress_of(flags: argparse.Namespace) -> Callable[[int], float]:
-    """How much of the budget is used, from 0 to 1."""
-    started = time.monotonic()
-    if flags.steps is not None:
-        return lambda step: step / int(flags.steps)
-    return lambda _: (time.monotonic() - started) / (60 * float(flags.minutes))
-
-
-def learning_rate(done: float) -> float:
-    """A short warm-up, then half a cosine."""
+def learning_rate(step: int) -> float:
+    """A short warm-up and most of a long half cosine, which is cut off by lines down to nothing."""
+    done = step / COSINE_STEPS
     if done < WARM_UP:
-        return PEAK_RATE * (done + 0.001) / WARM_UP
+        return cooling(step) * PEAK_RATE * (done + 0.001) / WARM_UP
     cosine = 0.5 * (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP)))
-    return LAST_RATE + (PEAK_RATE - LAST_RATE) * cosine
+    return cooling(step) * (LAST_RATE + (PEAK_RATE - LAST_RATE) * cosine)
 
 
-def loss_of(model: DemoModel, rows: Tensor) -> Tensor:
+def cooling(step: int) -> float:
+    """A share of the rate, between the two points of `COOLING` that are around the step."""
+    for (start, high), (end, low) in pairwise(COOLING):
+        if step < end:
+            return high + (low - high) * (step - start) / (end - start)
+    return 0.0
+
+
+def loss_of(model: DemoModel, rows: Batch) -> Tensor:
     """Cross-entropy per token; products in bf16, which a recent CPU does several times faster."""
+    tokens, learned = rows
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        logits = model(rows[:, :-1])
-    return F.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten())
+        logits = model(tokens[:, :-1])
+    wanted = tokens[:, 1:].masked_fill(~learned[:, 1:], IGNORED)
+    return F.cross_entropy(logits.float().flatten(0, 1), wanted.flatten(), ignore_index=IGNORED)
 
 
 @torch.no_grad()
@@ -429,12 +466,14 @@ def continuation(
 def write_folder(out: Path, model: DemoModel, tokenizer_bytes: bytes) -> None:
     """A Hugging Face model folder."""
     out.mkdir(parents=True, exist_ok=True)
-    weights = {name: w.to(torch.float16).contiguous() for name, w in model.state_dict().items()}
+    scaled = {**model.state_dict(), "lm_head.weight": SHARPNESS * model.lm_head.weight.detach()}
+    weights = {name: w.to(torch.float16).contiguous() for name, w in scaled.items()}
     (out / "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
     (out / "tokenizer.model").write_bytes(tokenizer_bytes)
     write_json(out / "config.json", CONFIG)
     write_json(out / "generation_config.json", GENERATION_CONFIG)
     write_json(out / "tokenizer_config.json", TOKENIZER_CONFIG)
+    (out / "chat_template.jinja").write_text(TEMPLATE_FILE.read_text())
 
 
 def write_json(path: Path, content: dict[str, object]) -> None:

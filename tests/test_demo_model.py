@@ -6,24 +6,29 @@ judged by people, whether the package computes it rightly by the tests of the mo
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import re
 import struct
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jsonschema
 import pytest
 from sentencepiece import SentencePieceProcessor
+
+from edgeserve.gateway.tokenizer import read_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "edgeserve" / "demo"
 WEIGHTS_BYTES_MAX = 8_000_000  # it travels in the wheel
 FILES = (
     "MODEL_CARD.md",
+    "chat_template.jinja",
     "config.json",
     "generation_config.json",
     "model.safetensors",
@@ -33,16 +38,21 @@ FILES = (
 
 
 @pytest.fixture(scope="module")
-def demo_text() -> Iterator[ModuleType]:
-    """The generator, loaded from its file: scripts are no package."""
-    spec = importlib.util.spec_from_file_location("demo_text", ROOT / "scripts" / "demo_text.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+def scripts() -> Iterator[None]:
+    """The generators can be imported: scripts are no package."""
+    sys.path.insert(0, str(ROOT / "scripts"))
+    yield
+    sys.path.remove(str(ROOT / "scripts"))
+
+
+@pytest.fixture(scope="module")
+def demo_text(scripts: None) -> ModuleType:
+    return importlib.import_module("demo_text")
+
+
+@pytest.fixture(scope="module")
+def demo_chat(scripts: None) -> ModuleType:
+    return importlib.import_module("demo_chat")
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +131,46 @@ def test_every_text_ends_as_a_sentence_does(demo_text: ModuleType) -> None:
     assert endings <= set(".!?")
 
 
+# -- the conversations ---------------------------------------------------------------------------
+
+
+def test_the_same_seed_writes_the_same_conversations(demo_chat: ModuleType) -> None:
+    assert list(demo_chat.chats(50, 7)) == list(demo_chat.chats(50, 7))
+    assert list(demo_chat.chats(50, 7)) != list(demo_chat.chats(50, 8))
+
+
+@pytest.mark.parametrize("is_easy", [False, True])
+def test_calls_name_a_tool_and_take_their_values_from_the_question(
+    demo_chat: ModuleType, *, is_easy: bool
+) -> None:
+    calls = 0
+    for chat in demo_chat.chats(400, 1, is_easy=is_easy):
+        parameters = {t["function"]["name"]: t["function"]["parameters"] for t in chat.tools}
+        for asked, said in pairwise(chat.messages):
+            for call in said.get("tool_calls", ()):
+                calls += 1
+                arguments = call["function"]["arguments"]
+                jsonschema.validate(arguments, parameters[call["function"]["name"]])
+                assert all(str(value) in asked["content"] for value in arguments.values())
+    assert calls > 200
+
+
+def test_answers_quote_what_the_tools_said(demo_chat: ModuleType) -> None:
+    results = 0
+    for chat in demo_chat.chats(400, 2):
+        for told, said in pairwise(chat.messages):
+            if told["role"] == "tool" and said["role"] == "assistant":
+                results += 1
+                assert told["content"].rstrip(".") in said["content"]
+    assert results > 200
+
+
+def test_names_of_tools_hardly_ever_come_twice(demo_chat: ModuleType) -> None:
+    """What cannot be remembered has to be copied."""
+    names = [t["function"]["name"] for c in demo_chat.chats(2000, 3) for t in c.tools]
+    assert len(set(names)) > 0.6 * len(names)
+
+
 # -- the folder ----------------------------------------------------------------------------------
 
 
@@ -148,7 +198,7 @@ def test_the_weights_are_of_the_type_that_the_configuration_names() -> None:
 def test_the_model_card_names_the_command_and_the_loss() -> None:
     card = (DEMO / "MODEL_CARD.md").read_text()
     assert re.search(r"python scripts/train_demo\.py --steps \d+ --seed \d+", card)
-    assert re.search(r"loss .*\| \d\.\d{3} nats per token", card)
+    assert len(re.findall(r"loss .*\| \d\.\d{3} nats per token", card)) == 3
 
 
 # -- the tokenizer -------------------------------------------------------------------------------
@@ -166,6 +216,33 @@ def test_the_model_card_names_the_command_and_the_loss() -> None:
 )
 def test_any_text_comes_back_from_its_tokens(tokenizer: SentencePieceProcessor, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@pytest.mark.parametrize("name", ["Paris", "Tokyo", "Wollongong", "AAPL", "McX"])
+def test_a_name_is_the_same_pieces_in_a_question_and_in_a_call(
+    tokenizer: SentencePieceProcessor, name: str
+) -> None:
+    pieces = tokenizer.encode(name, out_type=str)[1:]
+    for text in (f"What is the weather in {name}?", f'{{"city": "{name}"}}'):
+        said = tokenizer.encode(text, out_type=str)
+        assert "".join(pieces) == name
+        assert any(said[i : i + len(pieces)] == pieces for i in range(len(said)))
+
+
+@pytest.mark.parametrize("tag", ["<tool_call>", "</tool_call>"])
+def test_a_tag_is_one_token_that_is_text(tokenizer: SentencePieceProcessor, tag: str) -> None:
+    token = tokenizer.piece_to_id(tag)
+    assert tokenizer.encode(f"a{tag}b").count(token) == 1
+    assert not tokenizer.is_control(token)
+    assert tokenizer.decode([token]) == tag
+
+
+def test_a_prompt_is_the_tokens_that_were_trained_on(tokenizer: SentencePieceProcessor) -> None:
+    """Sentencepiece encodes what stands between two ends; it knows nothing of these."""
+    call = 'User: Paris?\nAssistant:\n<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+    told = "\nTool: yes\nAssistant:\n"
+    trained = [1, *tokenizer.encode(call), 2, *tokenizer.encode(told)]
+    assert read_tokenizer(DEMO).encode_bare(f"<s>{call}</s>{told}") == trained
 
 
 def test_an_unknown_character_becomes_bytes_and_never_the_unknown_token(

@@ -112,14 +112,91 @@ async def test_a_prompt_is_what_transformers_makes_of_it(
     assert read_tokenizer(byte_level_folder).encode_bare(text) == ids
 
 
-def test_the_demo_model_can_chat() -> None:
+def demo_prompt(messages: Any, tools: Any = None) -> str:
     template = read_chat_template(DEMO)
     assert template is not None
-    question = {
-        "template": template._source or "",
-        "variables": {**template._tokens, "messages": TALK[3:], "add_generation_prompt": True},
-    }
-    assert chat_render.answer(question) == {"text": "<s>User: \u20ac?\nAssistant:"}
+    variables = {**template._tokens, "messages": messages, "tools": tools}
+    return rendered(template._source or "", **variables)
+
+
+def test_the_demo_model_can_chat() -> None:
+    assert demo_prompt(TALK) == (
+        "<s>System: Be <kind> & 'fair'.\nUser:   hello \n\nAssistant:\nhi {{ there }} </s>\n"
+        "User: \u20ac?\nAssistant:\n"
+    )
+
+
+CALLED: list[dict[str, Any]] = [
+    {"role": "developer", "content": "Be brief."},
+    {"role": "user", "content": "Is it warm in Rome and Oslo?"},
+    {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [
+            {"id": "1", "function": {"name": "warm", "arguments": {"city": "Rome", "days": 2}}},
+            {"id": "2", "function": {"name": "warm", "arguments": {"city": "Oslo"}}},
+        ],
+    },
+    {"role": "tool", "tool_call_id": "1", "content": "yes"},
+    {"role": "tool", "tool_call_id": "2", "content": '{"warm": "no"}'},
+]
+WARM = {
+    "name": "warm",
+    "description": "Says whether it is warm.\n\nOr cold.",
+    "parameters": {
+        "type": "object",
+        "properties": {
+            "city": {"type": "string", "description": "Of any country"},
+            "days": {"type": "integer"},
+            "unit": {"type": "string", "enum": ["C", "F"]},
+            "at": {"type": "array", "items": {"type": "number"}},
+            "by": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+        },
+        "required": ["city"],
+    },
+}
+
+
+def test_the_demo_model_is_told_of_tools_calls_and_results() -> None:
+    tools = [{"type": "function", "function": each} for each in (WARM, {"name": "now"})]
+    assert (
+        demo_prompt(CALLED, tools)
+        == """<s>Tools:
+warm(city:string,days?:integer,unit?:["C", "F"],at?:{"type": "array", "items": {"type": "number"}}\
+,by?:{"anyOf": [{"type": "string"}, {"type": "null"}]}): Says whether it is warm.
+
+Or cold.
+city: Of any country
+now()
+System: Be brief.
+User: Is it warm in Rome and Oslo?
+Assistant:
+<tool_call>
+{"name": "warm", "arguments": {"city": "Rome", "days": 2}}
+</tool_call>
+<tool_call>
+{"name": "warm", "arguments": {"city": "Oslo"}}
+</tool_call></s>
+Tool: yes
+Tool: {"warm": "no"}
+Assistant:
+"""
+    )
+
+
+async def test_the_demo_model_is_told_all_that_was_sent() -> None:
+    template = read_chat_template(DEMO)
+    assert template is not None
+    named = [{"role": "user", "content": "hello", "name": "Ada"}]
+    named += [{"role": "assistant", "content": "hi", "name": "Bob"}]
+    prompt = await template.render([*named, *CALLED], [{"type": "function", "function": WARM}])
+    assert "\nUser Ada: hello\nAssistant Bob:\nhi</s>\nSystem: Be brief.\n" in prompt
+
+
+def test_the_demo_model_calls_between_tags() -> None:
+    template = read_chat_template(DEMO)
+    assert template is not None
+    assert template.call_syntax is TAGGED
 
 
 # -- where it is found -------------------------------------------------------------------------
