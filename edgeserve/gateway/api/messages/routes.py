@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from edgeserve.errors import NotFound, Unprocessable
-from edgeserve.gateway.api.body import parse_body
+from edgeserve.gateway.api.body import read_body
 from edgeserve.gateway.api.messages.reply import Reply
 from edgeserve.gateway.api.messages.request import CountRequest, MessagesPrompt, MessagesRequest
 from edgeserve.gateway.documented import (
@@ -69,7 +69,7 @@ class Messages:
     async def create(self, request: Request) -> Response:
         """Answers a conversation, written down by the model's own chat template."""
         received_s = self._parts.clock.now_s()
-        asked = parse_body(await request.body(), MessagesRequest)
+        asked = await read_body(request, MessagesRequest)
         _refuse_other_models(self._parts.model, asked)
         (answer,) = await self._chats.begin(request, asked.conversation(), received_s)
         reply = Reply(self._parts, asked, answer, exchange_of(request).request_id)
@@ -83,7 +83,7 @@ class Messages:
 
     async def count(self, request: Request) -> Response:
         """How many tokens the same would have as a prompt. Nothing is generated."""
-        asked = parse_body(await request.body(), CountRequest)
+        asked = await read_body(request, CountRequest)
         _refuse_other_models(self._parts.model, asked)
         tokens = await self._chats.prompt_tokens(asked.conversation())
         return JSONResponse({"input_tokens": tokens})
