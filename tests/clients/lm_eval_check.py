@@ -75,7 +75,9 @@ def main() -> int:
         if served.setdefault("tokenizer_backend", "huggingface") == "huggingface":
             at_gateway["tokenizer"] = folder
         ours = evaluated("local-completions", at_gateway | served, tasks)
-    return report(theirs, ours)
+    # A window of a long text that is written out need not be read back as the same tokens.
+    sends_tokens = served.get("tokenized_requests") != "False"
+    return report(theirs, ours, with_texts=sends_tokens)
 
 
 def write_tasks(folder: Path) -> None:
@@ -113,7 +115,7 @@ def evaluated(model: str, arguments: dict[str, str], tasks: str) -> dict[str, li
     }
 
 
-def report(theirs: dict[str, list[Any]], ours: dict[str, list[Any]]) -> int:
+def report(theirs: dict[str, list[Any]], ours: dict[str, list[Any]], *, with_texts: bool) -> int:
     choices = [
         (own, other)
         for item, same in zip(theirs["made_up_choices"], ours["made_up_choices"], strict=True)
@@ -132,7 +134,7 @@ def report(theirs: dict[str, list[Any]], ours: dict[str, list[Any]]) -> int:
     print(json.dumps(told))
     return int(
         told["largest_difference"] > TOLERANCE
-        or told["largest_relative_difference"] > TOLERANCE / 10
+        or (with_texts and told["largest_relative_difference"] > TOLERANCE / 10)
         or told["greedy_that_differ"] > 0
     )
 

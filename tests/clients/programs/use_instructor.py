@@ -11,6 +11,8 @@ HELLO = [{"role": "user", "content": "Make up a pet."}]
 
 
 class Pet(BaseModel):
+    model_config = {"extra": "forbid"}  # else a tiny model makes up fields until its tokens end
+
     name: str = Field(max_length=12)
     age: int = Field(ge=0, le=99)
 
