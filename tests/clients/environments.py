@@ -4,6 +4,7 @@ beside ours: clients want versions of their own of what we use, too.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,9 @@ import pytest
 HERE = Path(__file__).parent
 FOLDER = Path(sys.prefix) / "clients"
 INSTALL_S = 600.0
+RUN_S = 180.0
+QUIET = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+"""Else it asks the Internet for prices, again and again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +64,20 @@ def installed(client: Client) -> Path:
     install(client)
     mark.write_text(wanted)
     return client.folder
+
+
+def execute(client: Client, command: list[str], cwd: Path | None = None) -> str:
+    """Its standard output, once it has ended well. It runs in its own folder, unless told
+    otherwise.
+    """
+    folder = installed(client)
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    done = subprocess.run(
+        command, cwd=cwd or folder, env={**kept, **QUIET},
+        capture_output=True, text=True, timeout=RUN_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, (done.stderr or done.stdout)[-4000:]
+    return done.stdout
 
 
 def _install_python(client: Client) -> None:
