@@ -50,7 +50,8 @@ class LlamaCpp:
     def measure(self, parts: Collection[str]) -> Figures:
         """Each of `parts` once, with servers of its own."""
         figures: Figures = {}
-        with self._servers() as addresses:
+        with self.servers() as pids:
+            addresses = list(pids)
             if "decode" in parts:
                 figures |= self._decode(addresses, DECODE_BATCHES)
             elif "int8" in parts:
@@ -60,17 +61,18 @@ class LlamaCpp:
         return figures
 
     def _decode(self, addresses: Sequence[str], batches: Sequence[int]) -> Figures:
-        rows = self._bench(addresses, PROMPT_TOKENS, DECODE_STEPS, batches)
+        rows = self.bench(addresses, PROMPT_TOKENS, DECODE_STEPS, batches)
         return {decode(int(row["pl"])): row["speed_tg"] for row in rows}
 
     def _prefill(self, addresses: Sequence[str]) -> Figures:
         """The second of two: the first one pays for its buffers."""
-        rows = self._bench(addresses, PREFILL_TOKENS, 1, (1, 1))
+        rows = self.bench(addresses, PREFILL_TOKENS, 1, (1, 1))
         return {prefill(): rows[-1]["speed_pp"]}
 
-    def _bench(
+    def bench(
         self, addresses: Sequence[str], prompt: int, steps: int, batches: Sequence[int]
     ) -> list[dict[str, float]]:
+        """A row for each of `batches`, one after the other."""
         command = [
             str(self.binaries / "llama-batched-bench"), "-m", str(self.gguf),
             "--rpc", ",".join(addresses), *EVERY_LAYER_REMOTE, "-t", str(self.threads),
@@ -89,13 +91,16 @@ class LlamaCpp:
         return rows
 
     @contextmanager
-    def _servers(self) -> Iterator[list[str]]:
+    def servers(self) -> Iterator[dict[str, int]]:
+        """Their addresses, and the process of each."""
         ports = _free_ports(SERVERS)
         servers = [self._start_server(port) for port in ports]
         try:
             for port in ports:
                 _wait_until_listening(port)
-            yield [f"127.0.0.1:{port}" for port in ports]
+            yield {
+                f"127.0.0.1:{port}": server.pid for port, server in zip(ports, servers, strict=True)
+            }
         finally:
             for server in servers:
                 server.kill()

@@ -59,7 +59,7 @@ class OurCluster:
 
     def measure(self, parts: Collection[str]) -> Figures:
         """Starts a cluster, measures each of `parts` once, and ends it."""
-        with self._running() as (url, children):
+        with self.running() as (url, children):
             figures = asyncio.run(_measure(url, parts))
             if "memory" in parts:
                 stages = httpx.get(f"{url}/v1/cluster").json()
@@ -67,7 +67,7 @@ class OurCluster:
         return figures
 
     @contextmanager
-    def _running(self) -> Iterator[tuple[str, list[Child]]]:
+    def running(self) -> Iterator[tuple[str, list[Child]]]:
         """Its URL, and the workers."""
         children: list[Child] = []
         try:
@@ -80,7 +80,9 @@ class OurCluster:
                 child.stop()
 
     def _start_worker(self, i: int) -> Child:
-        weights_bytes = SHAPES[MODEL].parameters * (1 if self.dtype == "int8" else 2)
+        dtype = Dtype(self.dtype)
+        weight_bytes = 1 if dtype.is_quantised else dtype.size_bytes
+        weights_bytes = SHAPES[MODEL].parameters * weight_bytes
         memory = int(WEIGHTS_SLACK * weights_bytes / self.workers) + PAGES_AND_RESERVE_BYTES
         flags = ["--threads", str(self.threads), "--memory", str(memory), "--device", "cpu"]
         return start_child(
@@ -104,29 +106,29 @@ class OurCluster:
 async def _measure(url: str, parts: Collection[str]) -> Figures:
     figures: Figures = {}
     async with open_http(url) as http:
-        await ask(http, _question(PREFILL_TOKENS, 8, "warm-up"))
+        await ask(http, question(PREFILL_TOKENS, 8, "warm-up"))
         if "decode" in parts:
             for batch in DECODE_BATCHES:
                 figures[decode(batch)] = await _decode_tok_s(http, batch)
         elif "int8" in parts:
             figures[decode(1)] = await _decode_tok_s(http, 1)
         if "prefill" in parts:
-            answer = await ask(http, _question(PREFILL_TOKENS, 1, "prefill"))
+            answer = await ask(http, question(PREFILL_TOKENS, 1, "prefill"))
             figures[prefill()] = PREFILL_TOKENS / answer.ttft_s
         if "context" in parts:
             for tokens in CONTEXTS:
-                answer = await ask(http, _question(tokens, DECODE_STEPS + 1, "context"))
+                answer = await ask(http, question(tokens, DECODE_STEPS + 1, "context"))
                 figures[context_ms(tokens)] = 1e3 * median_gap_s(answer)
     return figures
 
 
 async def _decode_tok_s(http: httpx.AsyncClient, batch: int) -> float:
     new_tokens = DECODE_STEPS + 1 + (STAGGER_STEPS if batch > 1 else 0)
-    questions = [_question(PROMPT_TOKENS, new_tokens, f"{batch}/{i}") for i in range(batch)]
+    questions = [question(PROMPT_TOKENS, new_tokens, f"{batch}/{i}") for i in range(batch)]
     return decode_tok_s([each.token_s for each in await ask_all(http, questions)])
 
 
-def _question(tokens: int, new_tokens: int, seed: str) -> Question:
+def question(tokens: int, new_tokens: int, seed: str) -> Question:
     return Question(
         text=prompt_text(tokens, f"{tokens}/{seed}"), prompt_tokens=tokens, new_tokens=new_tokens
     )
