@@ -28,7 +28,7 @@ llama_perf_context_print:        load time =    8898.18 ms
 class Told(LlamaCpp):
     """Says what it was told to instead of starting anything."""
 
-    def _bench(self, *_: Any) -> list[dict[str, float]]:
+    def bench(self, *_: Any) -> list[dict[str, float]]:
         return read_rows(SAID)
 
 
