@@ -12,6 +12,7 @@ from dataclasses import replace
 import httpx
 import pytest
 
+from edgeserve.gateway import receipts
 from edgeserve.gateway.app import create_app
 from edgeserve.gateway.exchange import Exchange
 from edgeserve.gateway.parts import GatewayParts
@@ -21,6 +22,13 @@ from tests.gateway.conftest import key_ring
 
 Serving = Callable[[GatewayParts], AbstractAsyncContextManager[str]]
 ClientFor = Callable[[GatewayParts], httpx.AsyncClient]
+
+
+@pytest.fixture(autouse=True)
+def _soon(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What never comes is waited for a moment only, but where it is about that."""
+    if "slow" not in request.keywords:
+        monkeypatch.setattr(receipts, "SOON_S", 0.01)
 
 
 async def test_the_receipt_of_an_answer_is_the_one_that_came_with_it(
