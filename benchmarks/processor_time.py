@@ -102,7 +102,7 @@ def _llama(binaries: Path, gguf: Path) -> Iterator[Run]:
         addresses = list(pids)
         yield _timed(
             list(pids.values()),
-            lambda prompt, steps, batch: peer.bench(addresses, prompt, steps, (batch,)),
+            lambda prompt, steps, batch: peer.run(addresses, prompt, steps, (batch,)),
         )
 
 
