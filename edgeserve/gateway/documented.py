@@ -81,6 +81,11 @@ RECEIPT = object_with(
 """docs/timing.md says what each of them means."""
 
 
+def takes(body: Schema) -> dict[str, Any]:
+    """What a route's operation says besides: it wants a body in JSON, of this shape."""
+    return {"requestBody": {"required": True, "content": {JSON: {"schema": dict(body)}}}}
+
+
 def documented(
     path: str, errors: Iterable[ErrorKind], success: Mapping[str, Schema]
 ) -> dict[int | str, dict[str, Any]]:

@@ -25,6 +25,7 @@ from edgeserve.gateway.documented import (
     STRING,
     documented,
     object_with,
+    takes,
 )
 from edgeserve.gateway.exchange import exchange_of
 from edgeserve.gateway.intake import Ask, Intake
@@ -39,8 +40,7 @@ ANSWER = object_with(generated_text=STRING, timing=RECEIPT)
 def native_routes(parts: GatewayParts) -> APIRouter:
     native = Native(parts)
     router = APIRouter(tags=["native"])
-    content = {"application/json": {"schema": _schema()}}
-    body = {"requestBody": {"required": True, "content": content}}
+    body = takes(_schema())
     for path, serve, success in (
         ("/generate", native.generate, {JSON: ANSWER}),
         ("/generate_stream", native.stream, {EVENTS: ANYTHING}),

@@ -29,6 +29,7 @@ from edgeserve.gateway.documented import (
     WHOLE,
     documented,
     object_with,
+    takes,
 )
 from edgeserve.gateway.exchange import exchange_of
 from edgeserve.gateway.generate.admission import admit
@@ -68,8 +69,7 @@ def openai_routes(parts: GatewayParts) -> APIRouter:
         ("/v1/chat/completions", openai.chat, ChatRequest),
     )
     for path, serve, kind in kinds:
-        content = {"application/json": {"schema": kind.schema_document()}}
-        body = {"requestBody": {"required": True, "content": content}}
+        body = takes(kind.schema_document())
         router.add_api_route(
             path, serve, methods=["POST"], openapi_extra=body, response_class=Response,
             responses=documented(path, (*OF_REQUESTS, NotFound), {JSON: ANSWER, EVENTS: ANYTHING}),

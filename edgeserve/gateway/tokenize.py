@@ -17,7 +17,7 @@ from fastapi.responses import JSONResponse, Response
 from edgeserve.errors import NotFound, Unprocessable
 from edgeserve.gateway.api.body import parse_body, read_body
 from edgeserve.gateway.aside import aside, written
-from edgeserve.gateway.documented import JSON, LIST, STRING, WHOLE, documented, object_with
+from edgeserve.gateway.documented import JSON, LIST, STRING, WHOLE, documented, object_with, takes
 from edgeserve.gateway.generate.chat import ChatStarter, chat_dialect
 from edgeserve.gateway.intake import THREAD_ABOVE_CHARACTERS, THREADS_MAX
 from edgeserve.gateway.parts import GatewayParts
@@ -42,7 +42,7 @@ def tokenizer_routes(parts: GatewayParts) -> APIRouter:
             object_with(prompt=STRING),
         ),
     ):
-        body = {"requestBody": {"required": True, "content": {JSON: {"schema": schema}}}}
+        body = takes(schema)
         router.add_api_route(
             path, serve, methods=["POST"], openapi_extra=body, response_class=Response,
             responses=documented(path, errors, {JSON: answer}),

@@ -24,6 +24,7 @@ from edgeserve.gateway.documented import (
     WHOLE,
     documented,
     object_with,
+    takes,
 )
 from edgeserve.gateway.exchange import exchange_of
 from edgeserve.gateway.generate.chat import ChatStarter, chat_dialect
@@ -52,10 +53,9 @@ def messages_routes(parts: GatewayParts) -> APIRouter:
         (PATH, messages.create, MessagesRequest, OF_REQUESTS, {JSON: ANSWER, EVENTS: ANYTHING}),
         (COUNT, messages.count, CountRequest, (Unprocessable,), {JSON: COUNTED}),
     ):
-        content = {JSON: {"schema": kind.schema_document()}}
         router.add_api_route(
             path, serve, methods=["POST"], response_class=Response,
-            openapi_extra={"requestBody": {"required": True, "content": content}},
+            openapi_extra=takes(kind.schema_document()),
             responses=documented(path, (*errors, NotFound), success),
         )  # fmt: skip
     return router

@@ -25,6 +25,7 @@ from edgeserve.gateway.documented import (
     WHOLE,
     documented,
     object_with,
+    takes,
 )
 from edgeserve.gateway.generate.chat import ChatStarter, chat_dialect
 from edgeserve.gateway.parts import GatewayParts
@@ -48,10 +49,9 @@ ANSWER = object_with(
 def responses_routes(parts: GatewayParts) -> APIRouter:
     responses = Responses(parts)
     router = APIRouter(tags=["openai"])
-    content = {"application/json": {"schema": ResponsesRequest.schema_document()}}
     router.add_api_route(
         PATH, responses.create, methods=["POST"], response_class=Response,
-        openapi_extra={"requestBody": {"required": True, "content": content}},
+        openapi_extra=takes(ResponsesRequest.schema_document()),
         responses=documented(PATH, (*OF_REQUESTS, NotFound), {JSON: ANSWER, EVENTS: ANYTHING}),
     )  # fmt: skip
     said = documented(ONE, (NotFound,), {})
