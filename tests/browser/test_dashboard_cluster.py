@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import pytest
 import pytest_asyncio
@@ -19,13 +20,31 @@ pytestmark = [
     pytest.mark.timeout(90),
 ]
 TOKENS = 24
+PACED = ("--pace", "rtx-3060", "--memory", "16GB")
+"""Workers whose steps take 84 ms with a model of 13B, and whose answers go on until they are told
+to stop: nobody needs to be quick to see one under way."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster() -> AsyncIterator[tuple[Cluster, str]]:
     """Three workers with the demo model, and the URL of their gateway."""
-    workers = await asyncio.to_thread(Cluster)
-    gateway = start_gateway(workers.addresses, "demo")
+    async with served_by("demo") as found:
+        yield found
+
+
+@pytest_asyncio.fixture
+async def paced() -> AsyncIterator[tuple[Cluster, str]]:
+    """Three paced workers, and the URL of their gateway."""
+    async with served_by("llama-2-13b", PACED, "--dtype", "fp16") as found:
+        yield found
+
+
+@asynccontextmanager
+async def served_by(
+    model: str, worker_flags: Sequence[str] = (), *gateway_flags: str
+) -> AsyncIterator[tuple[Cluster, str]]:
+    workers = await asyncio.to_thread(Cluster, worker_flags)
+    gateway = start_gateway(workers.addresses, model, *gateway_flags)
     yield workers, await asyncio.to_thread(gateway.wait_until_announced, START_S) + "/"
     await asyncio.to_thread(gateway.stop)
     await asyncio.to_thread(workers.stop)
@@ -55,9 +74,9 @@ async def test_an_answer_of_three_workers_has_a_bar_for_each_token(
 
 
 async def test_a_killed_worker_is_shown_as_lost_and_then_as_back(
-    cluster: tuple[Cluster, str], open_page: OpenPage
+    paced: tuple[Cluster, str], open_page: OpenPage
 ) -> None:
-    workers, url = cluster
+    workers, url = paced
     async with open_page(url) as watched:
         await watched.wait_for_text("#state", "ready")
         await watched.ask("Once upon a time", 480)

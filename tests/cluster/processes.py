@@ -208,8 +208,9 @@ async def ask(engine: PipelineEngine, what: Order) -> list[int]:
 class Cluster:
     """Three workers that may be killed, frozen, and started again where they were."""
 
-    def __init__(self) -> None:
-        self.children = [start_worker() for _ in range(3)]
+    def __init__(self, flags: Sequence[str] = ()) -> None:
+        self.flags = flags
+        self.children = [start_worker(flags=flags) for _ in range(3)]
         self.addresses = tuple(announced(child) for child in self.children)
 
     def kill(self, i: int) -> None:
@@ -217,7 +218,7 @@ class Cluster:
         self.children[i].stop()  # closes its pipe
 
     def restart(self, i: int) -> None:
-        self.children[i] = start_worker(str(self.addresses[i]))
+        self.children[i] = start_worker(str(self.addresses[i]), self.flags)
         assert announced(self.children[i]) == self.addresses[i]
 
     def heal(self) -> None:
