@@ -64,12 +64,16 @@ is small: an RTX 3060 takes as long to read its weights as to compute 64 tokens.
 
 
 def processors(members: Sequence[Member]) -> int:
-    """How many frames can be computed at once: workers on one machine's CPU share it."""
-    shared = {
-        each.client.address.host if each.description.device == "cpu" else each.name
-        for each in members
-    }
-    return len(shared)
+    """How many frames can be computed at once: workers on one machine's CPU share it, and so do
+    those on one GPU, which would take turns and read all weights once for each micro-batch.
+    """
+    return len({_processor(each) for each in members})
+
+
+def _processor(member: Member) -> str:
+    if member.description.device == "cpu":
+        return member.client.address.host
+    return member.description.device_uuid or member.name
 
 
 def prefill_chunk(settings: GatewaySettings, members: Sequence[Member]) -> int:

@@ -53,6 +53,8 @@ class Description:
     """A gateway has its stream of frames open."""
     identity: str = ""
     """Drawn at random when the process starts: the same at two addresses is one worker."""
+    device_uuid: str = ""
+    """The GPU's own: workers that name the same one share it. Empty without a GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +101,7 @@ def description_to_pb(description: Description) -> pb.WorkerDescription:
         box=_box_to_pb(description.box),
         held=description.held,
         identity=description.identity,
+        device_uuid=description.device_uuid,
     )
 
 
@@ -125,6 +128,7 @@ def description_from_pb(message: pb.WorkerDescription) -> Description:
         box=_box_from_pb(message.box) if message.HasField("box") else None,
         held=message.held,
         identity=message.identity,
+        device_uuid=message.device_uuid,
     )
 
 

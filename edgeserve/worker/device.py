@@ -36,6 +36,8 @@ class Device:
     """Measured by copying; 0 on a CPU, whose bandwidth is shared with whatever else runs."""
     dtypes: tuple[Dtype, ...]
     """The preferred first; those behind fp32 have to be asked for."""
+    uuid: str = ""
+    """The GPU's own, whichever process asks; empty for any other device."""
     card: Card | None = None
     """The one that it is paced like; None if it computes."""
 
@@ -110,6 +112,7 @@ def _cuda(settings: WorkerSettings, clock: Clock) -> Device:
         reserve_bytes=reserve_bytes("cuda"),
         memory_bytes_per_s=_copy_bytes_per_s(device, clock),
         dtypes=(Dtype.FP16, *([Dtype.BF16, *QUANTISED] if bf16 else []), Dtype.FP32),
+        uuid=str(torch.cuda.get_device_properties(device).uuid),
     )
 
 

@@ -66,6 +66,7 @@ class WorkerHandler:
             box=replace(self._box, memory_free_bytes=self._device.memory_free_bytes()),
             held=self._session is not None and not self._session.closed,
             identity=self._identity,
+            device_uuid=self._device.uuid,
         )
 
     async def load(self, order: LoadOrder) -> AsyncIterator[LoadProgress]:

@@ -153,5 +153,6 @@ def test_a_worker_says_what_card_it_has_and_how_fast_its_memory_is() -> None:
 
     assert device.kind == "cuda"
     assert device.name == torch.cuda.get_device_name(0)
+    assert device.uuid == str(torch.cuda.get_device_properties(0).uuid) != ""
     assert device.memory_bytes_per_s > 50e9  # the slowest card that PyTorch still supports
     assert Dtype.FP16 in device.dtypes

@@ -10,11 +10,18 @@ from dataclasses import replace
 import pytest
 
 from edgeserve.clock import MonotonicClock
-from edgeserve.config import Address
+from edgeserve.config import Address, GatewaySettings
 from edgeserve.errors import BadSettings, StageUnavailable
 from edgeserve.families.shapes import SHAPES
 from edgeserve.families.spec import Dtype
-from edgeserve.pipeline.cluster import Member, check_still_suits, connect, worker_facts
+from edgeserve.pipeline.cluster import (
+    Member,
+    check_still_suits,
+    connect,
+    prefill_chunk,
+    processors,
+    worker_facts,
+)
 from edgeserve.plan.facts import Plan
 from edgeserve.plan.planner import make_plan
 from edgeserve.wire.client import WorkerClient
@@ -75,6 +82,35 @@ async def test_another_worker_at_the_address_that_cannot_hold_the_stage_is_refus
     assert words in str(refused.value)
     assert "box1:50051" in str(refused.value)
     assert refused.value.numbers["stage"] == 1
+
+
+ONE_GPU, OTHER_GPU, NAMELESS_GPU = (
+    replace(WORKER, device="cuda", device_uuid=uuid) for uuid in ("aaaa-1", "bbbb-2", "")
+)
+
+
+@pytest.mark.parametrize(
+    ("workers", "expected"),
+    [
+        ((ONE_GPU, ONE_GPU, ONE_GPU), 1),
+        ((ONE_GPU, OTHER_GPU, ONE_GPU), 2),
+        ((NAMELESS_GPU, NAMELESS_GPU), 2),
+        ((ONE_GPU, NAMELESS_GPU), 2),
+        ((WORKER, WORKER), 2),  # CPUs of two boxes
+        ((WORKER, replace(WORKER, device_uuid="aaaa-1"), ONE_GPU), 3),
+        ((replace(WORKER, device="paced"), replace(WORKER, device="paced")), 2),
+    ],
+)
+async def test_workers_on_one_gpu_are_one_processor(
+    workers: tuple[Description, ...], expected: int, members: Members
+) -> None:
+    assert processors(members(*workers)) == expected
+
+
+async def test_a_gpu_that_holds_all_stages_reads_prompts_in_large_chunks(members: Members) -> None:
+    settings = GatewaySettings(workers=(), model="demo")
+    assert prefill_chunk(settings, members(ONE_GPU, ONE_GPU)) == 512
+    assert prefill_chunk(settings, members(ONE_GPU, OTHER_GPU)) == 64
 
 
 @pytest.mark.parametrize("other", ["localhost", "127.0.0.1", "[::1]"])

@@ -69,6 +69,7 @@ DESCRIPTIONS = st.builds(
     box=st.none() | BOXES,
     held=st.booleans(),
     identity=TEXTS,
+    device_uuid=TEXTS,
 )
 ORDERS = st.builds(
     LoadOrder,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,6 +84,13 @@ async def loaded(handler: WorkerHandler, order: LoadOrder) -> Loaded:
         steps = [step async for step in handler.load(order)]
     assert steps[-1].loaded is not None
     return steps[-1].loaded
+
+
+def test_a_worker_says_which_gpu_it_is_on(settings: WorkerSettings) -> None:
+    clock = MonotonicClock()
+    device = replace(open_device(settings, clock), uuid="aaaa-1")
+    with closing(WorkerHandler(device, settings, clock, BOX)) as handler:
+        assert handler.describe().device_uuid == "aaaa-1"
 
 
 async def test_what_was_supplied_is_loaded_and_then_held(

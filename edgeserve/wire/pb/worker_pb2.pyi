@@ -11,7 +11,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class WorkerDescription(_message.Message):
-    __slots__ = ("protocol", "package_version", "device", "device_name", "memory_bytes", "reserve_bytes", "memory_bytes_per_s", "dtypes", "epoch", "loaded", "simulation", "box", "held", "identity")
+    __slots__ = ("protocol", "package_version", "device", "device_name", "memory_bytes", "reserve_bytes", "memory_bytes_per_s", "dtypes", "epoch", "loaded", "simulation", "box", "held", "identity", "device_uuid")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     PACKAGE_VERSION_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
@@ -26,6 +26,7 @@ class WorkerDescription(_message.Message):
     BOX_FIELD_NUMBER: _ClassVar[int]
     HELD_FIELD_NUMBER: _ClassVar[int]
     IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_UUID_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     package_version: str
     device: str
@@ -40,7 +41,8 @@ class WorkerDescription(_message.Message):
     box: Box
     held: bool
     identity: str
-    def __init__(self, protocol: _Optional[int] = ..., package_version: _Optional[str] = ..., device: _Optional[str] = ..., device_name: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., reserve_bytes: _Optional[int] = ..., memory_bytes_per_s: _Optional[float] = ..., dtypes: _Optional[_Iterable[str]] = ..., epoch: _Optional[int] = ..., loaded: _Optional[_Union[Loaded, _Mapping]] = ..., simulation: _Optional[str] = ..., box: _Optional[_Union[Box, _Mapping]] = ..., held: _Optional[bool] = ..., identity: _Optional[str] = ...) -> None: ...
+    device_uuid: str
+    def __init__(self, protocol: _Optional[int] = ..., package_version: _Optional[str] = ..., device: _Optional[str] = ..., device_name: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., reserve_bytes: _Optional[int] = ..., memory_bytes_per_s: _Optional[float] = ..., dtypes: _Optional[_Iterable[str]] = ..., epoch: _Optional[int] = ..., loaded: _Optional[_Union[Loaded, _Mapping]] = ..., simulation: _Optional[str] = ..., box: _Optional[_Union[Box, _Mapping]] = ..., held: _Optional[bool] = ..., identity: _Optional[str] = ..., device_uuid: _Optional[str] = ...) -> None: ...
 
 class Box(_message.Message):
     __slots__ = ("python_version", "torch_version", "driver_version", "memory_free_bytes", "disk_free_bytes", "memory_limit_bytes")
