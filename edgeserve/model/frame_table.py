@@ -17,10 +17,10 @@ nothing. Refuses to know tensors with meaning: no weights, no hidden states.
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -62,8 +62,7 @@ class Extent:
         return self.rows * FIELDS + self.segments * self.pages_each
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tile:
+class Tile(NamedTuple):
     """Tokens of one segment whose queries one program of the attention kernel has."""
 
     segment: int
@@ -108,25 +107,30 @@ class FrameTable:
     def fill(
         self, segments: Sequence[PagedSegment], asked: Sequence[int], tiles: Sequence[Tile]
     ) -> None:
-        """Only where its memory is the host's. Raises WireError for what it has no room for."""
+        """Only where its memory is the host's. Raises WireError for what it has no room for.
+
+        In plain Python: a decode has a number or two for each segment, for which numpy's calls cost
+        more than the arithmetic.
+        """
         self.clear()
         rows, pages = self.rows_T8.numpy(), self.pages_SW.numpy()
         places: list[tuple[int, int]] = []
         for number, each in enumerate(segments):
-            first, end = each.first_position, each.end_position
-            places += zip(range(first, end), each.slots(first, end), strict=True)
-            used = _page_row(each.pages)[: -(-end // PAGE_TOKENS)]
-            if len(used) > pages.shape[1]:
+            page_row, end = each.pages, each.end_position
+            places += [
+                (at, page_row[at // PAGE_TOKENS] * PAGE_TOKENS + at % PAGE_TOKENS)
+                for at in range(each.first_position, end)
+            ]
+            used = -(-end // PAGE_TOKENS)
+            if used > self.extent.pages_each:
                 raise WireError(
-                    f"position {end - 1} needs {len(used)} pages, but the model's context has "
-                    f"{pages.shape[1]}; the gateway should not have let the request in"
+                    f"position {end - 1} needs {used} pages, but the model's context has "
+                    f"{self.extent.pages_each}; the gateway should not have let the request in"
                 )
-            pages[number, : len(used)] = used
+            pages[number, :used] = _page_row(page_row)[:used]
         rows[: len(places), :ASKED_FIELD] = places
         rows[: len(asked), ASKED_FIELD] = asked
-        rows[: len(tiles), TILE_FIELD : TILE_FIELD + TILE_FIELDS] = [
-            (each.segment, each.first_row, each.tokens, each.first_position) for each in tiles
-        ]
+        rows[: len(tiles), TILE_FIELD : TILE_FIELD + TILE_FIELDS] = tiles
 
 
 def pages_each(context_tokens: int, pages: int) -> int:
@@ -147,17 +151,13 @@ def parts_for(tiles: int, kv_heads: int, processors: int) -> int:
 
 def tiles_of(segments: Sequence[PagedSegment], tile_tokens: int) -> list[Tile]:
     """All tokens of the segments, in tiles of one segment each."""
-    ends = itertools.accumulate(each.tokens for each in segments)
-    return [
-        Tile(
-            segment=number,
-            first_row=end - each.tokens + at,
-            tokens=min(tile_tokens, each.tokens - at),
-            first_position=each.first_position + at,
-        )
-        for number, (each, end) in enumerate(zip(segments, ends, strict=True))
-        for at in range(0, each.tokens, tile_tokens)
-    ]
+    tiles, first_row = [], 0
+    for number, each in enumerate(segments):
+        for at in range(0, each.tokens, tile_tokens):
+            tokens = min(tile_tokens, each.tokens - at)
+            tiles.append(Tile(number, first_row + at, tokens, each.first_position + at))
+        first_row += each.tokens
+    return tiles
 
 
 def empty_table(extent: Extent, device: torch.device | str, *, pinned: bool = False) -> FrameTable:

@@ -29,8 +29,6 @@ from edgeserve.model.frame_table import (
     DECODE_QUERIES,
     PROMPT_QUERIES,
     Extent,
-    FrameTable,
-    empty_table,
     pages_each,
     parts_for,
     tile_queries,
@@ -41,6 +39,7 @@ from edgeserve.model.pages import KvPages
 from edgeserve.model.sampling import SampleRow, sample
 from edgeserve.model.scoring import Results, ScoreRow, score
 from edgeserve.model.slice import Slice
+from edgeserve.worker.frame_input import FrameInput, InputRow
 from edgeserve.worker.graphs import GraphRecorder, NoRecorder
 from edgeserve.worker.stopwatch import Stopwatch
 
@@ -57,10 +56,9 @@ class Recorder(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class _Recorded:
-    """A graph, and the places that it reads."""
+    """A graph, and the place that it reads."""
 
-    x: Tensor
-    table: FrameTable
+    input: FrameInput
     replay: Callable[[], Computed]
 
 
@@ -74,6 +72,7 @@ class CudaFrames:
         self._device = kv_pages.keys_LPKH.device
         self._is_cuda = self._device.type == "cuda"
         self._width = pages_each(slice_.spec.context_tokens, kv_pages.pages)
+        self._row = _input_row(slice_, kv_pages)
         recorder: Recorder = GraphRecorder(self._device) if self._is_cuda else NoRecorder()
         # The largest first: what is recorded next fits into the memory that it left.
         self._recorded = {
@@ -97,8 +96,11 @@ class CudaFrames:
         the last mark: hidden states [T, D]; or on the last stage the next tokens of the rows that
         are asked for. What is scored is computed behind a graph, from the hidden states it leaves.
         """
+        placed, run = self._place(segments, len(asked))
+        filled = self._filled(x, segments, list(asked), placed.table.extent)
+        # From here on on the device, which must not wait for Python's filling of the table.
         watch.mark()
-        run = self._placed(x, segments, list(asked))
+        placed.copy_in(filled, len(x))
         watch.mark()
         computed = run()
         out = computed.out[: len(x) if computed.logits_NV is None else len(asked)]
@@ -113,28 +115,26 @@ class CudaFrames:
         watch.mark()
         return results
 
-    def _placed(
-        self, x: Tensor, segments: Sequence[PagedSegment], asked: Sequence[int]
-    ) -> Callable[[], Computed]:
-        """Brings a frame to the device; what then computes it."""
-        rows = min((rows for rows in self._recorded if rows >= len(x)), default=None)
+    def _place(
+        self, segments: Sequence[PagedSegment], asked: int
+    ) -> tuple[FrameInput, Callable[[], Computed]]:
+        """Where a frame's input is to be on the device, and what then computes it."""
+        tokens = sum(each.tokens for each in segments)
+        rows = min((rows for rows in self._recorded if rows >= tokens), default=None)
         if rows is not None:
-            recorded = self._recorded[rows]
-            self._fill(recorded.table, segments, asked)
-            recorded.x[: len(x)].copy_(self._host_like(x).copy_(x), non_blocking=True)
-            return recorded.replay
-        table = empty_table(self._long(segments, len(asked)), self._device)
-        self._fill(table, segments, asked)
-        placed = self._host_like(x).copy_(x).to(self._device, non_blocking=True)
-        return lambda: compute(self._slice, placed, table, self._kv_pages)
+            return self._recorded[rows].input, self._recorded[rows].replay
+        placed = FrameInput.empty(self._long(segments, asked), self._row, self._device)
+        return placed, lambda: compute(self._slice, placed.x, placed.table, self._kv_pages)
 
-    def _fill(
-        self, table: FrameTable, segments: Sequence[PagedSegment], asked: Sequence[int]
-    ) -> None:
-        tile_tokens = table.extent.tile_queries // self._slice.spec.group
-        filled = empty_table(table.extent, "cpu", pinned=self._is_cuda)
-        filled.fill(segments, asked, tiles_of(segments, tile_tokens))
-        table.flat.copy_(filled.flat, non_blocking=True)
+    def _filled(
+        self, x: Tensor, segments: Sequence[PagedSegment], asked: Sequence[int], extent: Extent
+    ) -> FrameInput:
+        """On the host; pinned, or a copy from it would wait for the device."""
+        filled = FrameInput.empty(extent, self._row, "cpu", pinned=self._is_cuda)
+        tile_tokens = extent.tile_queries // self._slice.spec.group
+        filled.table.fill(segments, asked, tiles_of(segments, tile_tokens))
+        filled.x[: len(x)].copy_(x)
+        return filled
 
     def _to_host(self, x: Tensor) -> Tensor:
         return self._host_like(x).copy_(x, non_blocking=True)
@@ -175,31 +175,38 @@ class CudaFrames:
         )
 
     def _record(self, rows: int, recorder: Recorder) -> _Recorded:
-        x, table = self._blank(rows), empty_table(self._short(rows), self._device)
-        table.clear()
-        replay = recorder.record(lambda: compute(self._slice, x, table, self._kv_pages))
-        return _Recorded(x=x, table=table, replay=replay)
+        blank = self._blank(self._short(rows))
+        return _Recorded(
+            input=blank,
+            replay=recorder.record(
+                lambda: compute(self._slice, blank.x, blank.table, self._kv_pages)
+            ),
+        )
 
     def _warm_up(self, frame_tokens_max: int) -> None:
         """The longest frame, of padding: what it needs is compiled, and its memory is there."""
         if frame_tokens_max > GRAPH_ROWS[-1]:
             segment = PagedSegment((0,) * -(-frame_tokens_max // PAGE_TOKENS), 0, frame_tokens_max)
-            table = empty_table(self._long([segment], GRAPH_ROWS[-1]), self._device)
-            table.clear()
-            compute(self._slice, self._blank(frame_tokens_max), table, self._kv_pages)
+            blank = self._blank(self._long([segment], GRAPH_ROWS[-1]))
+            compute(self._slice, blank.x, blank.table, self._kv_pages)
 
-    def _blank(self, rows: int) -> Tensor:
-        """Input of the first stage, or of any other."""
-        if self._slice.embedding is not None:
-            return torch.zeros(rows, dtype=torch.int32, device=self._device)
-        dtype = self._kv_pages.keys_LPKH.dtype
-        return torch.zeros((rows, self._slice.spec.hidden), dtype=dtype, device=self._device)
+    def _blank(self, extent: Extent) -> FrameInput:
+        blank = FrameInput.empty(extent, self._row, self._device)
+        blank.clear()
+        return blank
 
 
 def graph_rows(frame_tokens_max: int) -> tuple[int, ...]:
     """The sizes that frames of so many tokens need."""
     pairs = itertools.pairwise((0, *GRAPH_ROWS))
     return tuple(rows for smaller, rows in pairs if smaller < frame_tokens_max)
+
+
+def _input_row(slice_: Slice, kv_pages: KvPages) -> InputRow:
+    """Of the first stage, or of any other."""
+    if slice_.embedding is not None:
+        return InputRow(shape=(), dtype=torch.int32)
+    return InputRow(shape=(slice_.spec.hidden,), dtype=kv_pages.keys_LPKH.dtype)
 
 
 def _processors(device: torch.device) -> int:

@@ -256,14 +256,16 @@ class Launched:
         scored = () if scores_MP is None else _scored(self.prompted, scores_MP)
         end_s = clock.now_s()
         copy_in_s, compute_s, copy_out_s = self.watch.laps_s()
-        measured_s = copy_in_s + compute_s + copy_out_s + (end_s - start_s)
+        # Checking the frame and writing its table: from bytes to what the device reads.
+        prepared_s = self.watch.first_mark_s - taken.started_s
+        measured_s = prepared_s + copy_in_s + compute_s + copy_out_s + (end_s - start_s)
         rest_s = max(0.0, end_s - taken.started_s - measured_s)
-        # What a GPU did between the marks was the work of other frames. On a CPU the rest is ours:
-        # checking the frame, and what lies between two readings of the clock.
+        # What a GPU did besides was the work of other frames. On a CPU the rest is ours: what lies
+        # between two readings of the clock.
         is_cuda = self.watch.cuda
         time = StageTime(
             queue_s=taken.waited_s + (rest_s if is_cuda else 0.0),
-            decode_s=taken.decode_s + (0.0 if is_cuda else rest_s),
+            decode_s=taken.decode_s + prepared_s + (0.0 if is_cuda else rest_s),
             copy_in_s=copy_in_s,
             compute_s=compute_s,
             copy_out_s=copy_out_s,

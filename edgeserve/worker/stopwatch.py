@@ -20,9 +20,13 @@ class Stopwatch:
 
     clock: Clock
     cuda: bool
+    first_mark_s: float = 0.0
+    """On the clock: until then the frame was prepared, and the device had nothing of it."""
     _marks: list[Any] = field(default_factory=list)
 
     def mark(self) -> None:
+        if not self._marks:
+            self.first_mark_s = self.clock.now_s()
         if not self.cuda:
             self._marks.append(self.clock.now_s())
             return
