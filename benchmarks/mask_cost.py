@@ -29,8 +29,8 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from edgeserve.errors import Unprocessable
 from edgeserve.families.sampling import Sampling
-from edgeserve.gateway.guide import Guides, TokenGuide
-from edgeserve.gateway.tokenizer import Tokenizer, read_tokenizer
+from edgeserve.gateway.text.grammar import Guides, TokenGuide
+from edgeserve.gateway.text.tokenizer import Tokenizer, read_tokenizer
 from edgeserve.model.sampling import SampleRow, choose
 from edgeserve.wire.codec import encode_for_last
 

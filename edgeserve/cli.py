@@ -217,7 +217,7 @@ def _check_files_and_names(as_worker: WorkerSettings, as_gateway: GatewaySetting
     are up.
     """
     from edgeserve.clock import MonotonicClock
-    from edgeserve.gateway.keys import first_secret, read_keys
+    from edgeserve.gateway.edge.keys import first_secret, read_keys
     from edgeserve.worker.cards import card_named
 
     read_keys(as_gateway, MonotonicClock())

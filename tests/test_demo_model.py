@@ -21,7 +21,7 @@ import jsonschema
 import pytest
 from sentencepiece import SentencePieceProcessor
 
-from edgeserve.gateway.tokenizer import read_tokenizer
+from edgeserve.gateway.text.tokenizer import read_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "edgeserve" / "demo"

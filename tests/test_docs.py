@@ -7,7 +7,6 @@ word: on failure it shows what to paste.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import re
 from collections.abc import Iterator
@@ -19,32 +18,17 @@ import pytest
 
 from benchmarks import schedule_effects, side_by_side, soak
 from edgeserve import cli
-from edgeserve.clock import ManualClock
 from edgeserve.config import PREFIX, GatewaySettings, WorkerSettings
 from edgeserve.doctor.report import TITLES
 from edgeserve.errors import EdgeserveError, named_errors
-from edgeserve.gateway.api.body import Body
-from edgeserve.gateway.api.messages.request import MessagesRequest
-from edgeserve.gateway.api.responses.request import ResponsesRequest
-from edgeserve.gateway.app import create_app
-from edgeserve.gateway.openai_request import (
-    ChatRequest,
-    CompletionRequest,
-    OpenAIRequest,
-)
-from edgeserve.gateway.parts import GatewayParts, ModelFacts
-from edgeserve.gateway.request import NOT_SUPPORTED, Parameters
-from edgeserve.gateway.unread_fields import ACCEPTED, NOT_SERVED
 from edgeserve.probe.report import NUMBERS
-from edgeserve.testing import FakeEngine
 from edgeserve.timing.hop import Hop, Lap, StageTime
 from edgeserve.timing.ledger import Ledger, StageLabel
 from edgeserve.wire.pb import worker_pb2
+from tests.pages import ROOT, code_of, page_text, rows_of, section_of
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 SETTINGS = {"worker": WorkerSettings, "gateway": GatewaySettings}
-OTHER_BODIES = [("## Responses", ResponsesRequest), ("## Messages", MessagesRequest)]
 FOREIGN_FLAGS = {
     "--target",
     "--tools",
@@ -64,30 +48,6 @@ FOREIGN_FLAGS = {
 """Of other programs that the pages mention, the tests among them, or of every program."""
 
 
-def _page(name: str) -> str:
-    return (ROOT / name).read_text(encoding="utf-8")
-
-
-def _section(page: str, heading: str) -> str:
-    """From the heading to the next one of its level or above."""
-    level = len(heading) - len(heading.lstrip("#"))
-    _, found, rest = page.partition(f"\n{heading}\n")
-    assert found, f"no heading {heading!r}"
-    return re.split(rf"\n#{{1,{level}}} ", rest)[0]
-
-
-def _rows(section: str) -> list[list[str]]:
-    """The cells of a section's tables, without heads."""
-    lines = [line for line in section.splitlines() if line.startswith("|")]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    heads = [i for i, row in enumerate(cells) if set("".join(row)) <= set("-:")]
-    return [row for i, row in enumerate(cells) if i not in heads and i + 1 not in heads]
-
-
-def _code(cell: str) -> str:
-    return cell.strip("`")
-
-
 def _commands() -> dict[str, argparse.ArgumentParser]:
     actions = cli._parser()._actions
     (commands,) = [each for each in actions if isinstance(each, argparse._SubParsersAction)]
@@ -104,14 +64,14 @@ def _own_flags(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
 
 
 def test_every_command_is_documented_with_the_words_of_its_help() -> None:
-    rows = _rows(_section(_page("docs/operating.md"), "## Commands"))
+    rows = rows_of(section_of(page_text("docs/operating.md"), "## Commands"))
 
     assert rows == [[f"`edgeserve {name}`", what] for name, what in cli.COMMANDS.items()]
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_setting_is_documented(name: str) -> None:
-    documented = _rows(_section(_page("docs/operating.md"), f"### `edgeserve {name}`"))
+    documented = rows_of(section_of(page_text("docs/operating.md"), f"### `edgeserve {name}`"))
     expected = [_setting_row(each) for each in fields(SETTINGS[name])]
 
     assert documented == expected, "\n".join(["paste this:", *map(_line, expected)])
@@ -127,8 +87,8 @@ def _setting_row(each: Any) -> list[str]:
 
 @pytest.mark.parametrize("name", sorted(cli.COMMANDS.keys() - SETTINGS.keys()))
 def test_every_flag_of_a_command_is_documented(name: str) -> None:
-    section = _section(_page("docs/operating.md"), f"### `edgeserve {name}`")
-    documented = [row for row in _rows(section) if row[0].startswith("`--")]
+    section = section_of(page_text("docs/operating.md"), f"### `edgeserve {name}`")
+    documented = [row for row in rows_of(section) if row[0].startswith("`--")]
     expected = [
         [f"`{each.option_strings[0]}`", each.help or ""] for each in _own_flags(_commands()[name])
     ]
@@ -137,15 +97,15 @@ def test_every_flag_of_a_command_is_documented(name: str) -> None:
 
 
 def test_every_key_of_a_row_of_the_probe_is_documented() -> None:
-    section = _section(_page("docs/operating.md"), "### `edgeserve probe`")
-    keys = [_code(row[0]) for row in _rows(section) if not row[0].startswith("`--")]
+    section = section_of(page_text("docs/operating.md"), "### `edgeserve probe`")
+    keys = [code_of(row[0]) for row in rows_of(section) if not row[0].startswith("`--")]
 
     assert keys == ["batch", "status", "reason", *NUMBERS]
 
 
 def test_every_key_of_a_box_of_the_doctor_is_documented() -> None:
-    section = _section(_page("docs/operating.md"), "### `edgeserve doctor`")
-    keys = [_code(row[0]) for row in _rows(section) if not row[0].startswith("`--")]
+    section = section_of(page_text("docs/operating.md"), "### `edgeserve doctor`")
+    keys = [code_of(row[0]) for row in rows_of(section) if not row[0].startswith("`--")]
 
     assert keys == list(TITLES)
 
@@ -212,105 +172,9 @@ def test_a_units_cache_is_the_folder_that_it_may_write_to(role: str) -> None:
 # -- HTTP
 
 
-@pytest.fixture(scope="module")
-def routes() -> set[str]:
-    """As /openapi.json lists them."""
-    parts = GatewayParts(
-        engine=FakeEngine(ManualClock()),
-        model=ModelFacts(
-            name="fake", weights="random", context_tokens=64, vocab=256, eos_ids=frozenset({0})
-        ),
-        tokenizer=None,  # type: ignore[arg-type]  # no request is made
-        clock=ManualClock(),
-    )
-    paths = create_app(parts).openapi()["paths"]
-    return {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
-
-
-def test_every_route_is_documented(routes: set[str]) -> None:
-    documented = {_code(row[0]) for row in _rows(_section(_page("docs/http.md"), "## Routes"))}
-
-    assert documented == routes
-
-
-def test_every_key_of_the_cluster_is_documented() -> None:
-    section = _section(_page("docs/http.md"), "## The cluster")
-    documented = [key for row in _rows(section) for key in re.findall(r"`(\w+)`", row[0])]
-    cluster = asyncio.run(
-        FakeEngine(ManualClock()).cluster()
-    )  # whose keys are the real one's: test_seeing.py
-
-    assert sorted(documented) == sorted([*cluster, *cluster["stages"][0]])
-
-
-def test_every_parameter_is_documented_with_what_it_must_be() -> None:
-    documented = {
-        _code(row[0]): row[1] for row in _rows(_section(_page("docs/http.md"), "## Asking"))
-    }
-
-    assert documented == {name: each.description for name, each in Parameters.model_fields.items()}
-
-
-def test_every_field_of_openais_routes_is_documented_with_what_it_must_be() -> None:
-    page = _page("docs/http.md")
-    both = _rows(_section(page, "### Of both"))
-    headings: dict[str, type[OpenAIRequest]] = {
-        "### Of a completion": CompletionRequest,
-        "### Of a chat": ChatRequest,
-    }
-    for heading, kind in headings.items():
-        rows = [*both, *_rows(_section(page, heading))]
-        documented = {_code(row[0]): row[1] for row in rows}
-        expected = {name: kind.model_fields[name].description for name in kind.names()}
-
-        assert documented == expected
-
-
-@pytest.mark.parametrize(("title", "kind"), OTHER_BODIES)
-def test_every_field_of_other_bodies_is_documented_with_what_it_must_be(
-    title: str, kind: type[Body]
-) -> None:
-    documented = {_code(row[0]): row[1] for row in _rows(_section(_page("docs/http.md"), title))}
-    shared = Parameters.model_fields.keys() - {"stop"}
-
-    assert documented == {
-        name: kind.model_fields[name].description for name in kind.names() if name not in shared
-    }
-
-
-@pytest.mark.parametrize(("title", "kind"), OTHER_BODIES)
-def test_every_field_of_other_bodies_that_is_not_read_or_refused_is_named(
-    title: str, kind: type[Body]
-) -> None:
-    section = _section(_page("docs/http.md"), title)
-    names = [*kind.NOT_SERVED, *kind.ACCEPTED]
-
-    assert [name for name in names if f"`{name}`" not in section] == []
-
-
-def test_every_field_of_openais_that_is_refused_is_documented() -> None:
-    rows = _rows(_section(_page("docs/http.md"), "### Refused"))
-    neutral = {name: [f"`{json.dumps(v)}`" for v in values] for name, values in NOT_SERVED.items()}
-
-    assert {_code(row[0]): row[1].split(", ") for row in rows} == neutral
-
-
-def test_every_field_that_is_accepted_without_effect_is_listed() -> None:
-    section = _section(_page("docs/http.md"), "### Accepted without effect")
-    listed = section.split("\n\n")[1]
-
-    assert re.findall(r"`(\w+)`", listed) == sorted(ACCEPTED)
-
-
-def test_every_parameter_that_is_refused_is_named() -> None:
-    section = _section(_page("docs/http.md"), "## Asking")
-
-    assert [name for name in NOT_SUPPORTED if f"`{name}`" not in section] == []
-
-
 def test_every_error_is_documented_with_its_status_and_exit_code() -> None:
-    rows = _rows(_section(_page("docs/http.md"), "## Errors"))
-    documented = {_code(row[0]): (int(row[1]), int(row[2])) for row in rows}
+    rows = rows_of(section_of(page_text("docs/http.md"), "## Errors"))
+    documented = {code_of(row[0]): (int(row[1]), int(row[2])) for row in rows}
 
     assert documented == {
         name: (kind.http_status, kind.exit_code) for name, kind in named_errors().items()
@@ -337,18 +201,21 @@ MESSAGES = {
 
 
 def test_every_message_and_field_of_the_protocol_is_documented() -> None:
-    page = _page("docs/protocol.md")
+    page = page_text("docs/protocol.md")
     names = re.findall(r"^### `(\w+)`$", page, re.MULTILINE)
     documented = {
-        name: [_code(row[0]) for row in _rows(_section(page, f"### `{name}`"))] for name in names
+        name: [code_of(row[0]) for row in rows_of(section_of(page, f"### `{name}`"))]
+        for name in names
     }
 
     assert documented == MESSAGES
 
 
 def test_every_call_of_the_protocol_is_documented() -> None:
-    rows = _rows(_section(_page("docs/protocol.md"), "## Calls"))
-    documented = [tuple(_code(cell.removeprefix("stream of ")) for cell in row[:3]) for row in rows]
+    rows = rows_of(section_of(page_text("docs/protocol.md"), "## Calls"))
+    documented = [
+        tuple(code_of(cell.removeprefix("stream of ")) for cell in row[:3]) for row in rows
+    ]
     service = worker_pb2.DESCRIPTOR.services_by_name["Worker"]
 
     assert documented == [
@@ -357,7 +224,7 @@ def test_every_call_of_the_protocol_is_documented() -> None:
 
 
 def test_every_message_has_a_word_in_the_glossary() -> None:
-    page = _page("docs/glossary.md")
+    page = page_text("docs/glossary.md")
 
     assert [name for name in MESSAGES if f"`{name}`" not in page] == []
 
@@ -365,7 +232,9 @@ def test_every_message_has_a_word_in_the_glossary() -> None:
 def test_what_the_glossary_points_to_exists() -> None:
     code = "\n".join(path.read_text(encoding="utf-8") for path in ROOT.glob("edgeserve/**/*.py"))
     pointed = {
-        name for row in _rows(_page("docs/glossary.md")) for name in re.findall(r"`(\w+)`", row[2])
+        name
+        for row in rows_of(page_text("docs/glossary.md"))
+        for name in re.findall(r"`(\w+)`", row[2])
     }
     defined = set(re.findall(r"^(?:class (\w+)|(\w+)(?: =|:))", code, re.MULTILINE))
     names = {first or second for first, second in defined}
@@ -377,7 +246,7 @@ def test_what_the_glossary_points_to_exists() -> None:
 
 
 def test_the_example_receipt_is_what_the_ledger_makes() -> None:
-    (text,) = re.findall(r"```json\n(.*?)```", _page("docs/timing.md"), re.DOTALL)
+    (text,) = re.findall(r"```json\n(.*?)```", page_text("docs/timing.md"), re.DOTALL)
 
     assert json.loads(text) == _example_receipt()
 
@@ -411,16 +280,16 @@ def _lap(ready_ms: float, ordered_ms: float) -> Lap:
 
 
 def test_every_key_of_a_receipt_is_defined() -> None:
-    rows = _rows(_section(_page("docs/timing.md"), "## The receipt"))
+    rows = rows_of(section_of(page_text("docs/timing.md"), "## The receipt"))
 
-    assert [_code(row[0]) for row in rows] == list(_example_receipt())
+    assert [code_of(row[0]) for row in rows] == list(_example_receipt())
 
 
 # -- the log, links, names of files
 
 
 def test_every_table_of_the_log_has_its_command_above_it() -> None:
-    sections = re.split(r"^## ", _page("docs/LOG.md"), flags=re.MULTILINE)[1:]
+    sections = re.split(r"^## ", page_text("docs/LOG.md"), flags=re.MULTILINE)[1:]
     bare = [
         section.partition("\n")[0]
         for section in sections
@@ -473,13 +342,13 @@ def test_files_that_the_pages_name_exist() -> None:
 
 def test_the_code_map_names_every_package() -> None:
     packages = {path.parent.name for path in ROOT.glob("edgeserve/*/__init__.py")}
-    section = _section(_page("ARCHITECTURE.md"), "## Code map")
+    section = section_of(page_text("ARCHITECTURE.md"), "## Code map")
 
     assert {name for name in packages if f"`edgeserve/{name}/`" not in section} == set()
 
 
 def test_files_of_the_code_map_are_where_it_says() -> None:
-    section = _section(_page("ARCHITECTURE.md"), "## Code map")
+    section = section_of(page_text("ARCHITECTURE.md"), "## Code map")
     packages = re.findall(r"^`(edgeserve/\w+/)` (.*?)(?=^$)", section, re.DOTALL | re.MULTILINE)
     named = [
         folder + name for folder, text in packages for name in re.findall(r"`(\w+\.py)`", text)
@@ -493,7 +362,7 @@ def test_the_plan_in_the_readme_is_what_the_command_prints(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     command, printed = re.findall(
-        r"\$ edgeserve (plan [^\n]*)\n(.*?)```", _page("README.md"), re.DOTALL
+        r"\$ edgeserve (plan [^\n]*)\n(.*?)```", page_text("README.md"), re.DOTALL
     )[0]
 
     assert cli.main(command.split()) == 0

@@ -30,14 +30,14 @@ TESTS_PER_SOURCE_LINE = 0.9
 DATA_FILES = {"scripts/demo_text.py", "scripts/demo_words.py"}
 """Tables written as Python: their length and their lines say nothing of their complexity."""
 BROAD_EXCEPTS = {
-    "edgeserve/gateway/border.py": "the HTTP border: a fault of ours is still an answer",
-    "edgeserve/gateway/vocabulary.py": "the border of a library that raises bare Exception",
+    "edgeserve/gateway/edge/middleware.py": "the HTTP border: a fault of ours is still an answer",
+    "edgeserve/gateway/text/vocabulary.py": "the border of a library that raises bare Exception",
     "edgeserve/worker/device_thread.py": "the device's border: its gateway hears of what happened",
     "edgeserve/worker/handler.py": "the border of loading: whatever happens ends it as an error",
 }
 LOCAL_IMPORTS = {
     "edgeserve/cli.py": "--help must not wait for torch",
-    "edgeserve/gateway/guide.py": "llguidance is imported beside the loading of the stages",
+    "edgeserve/gateway/text/grammar.py": "llguidance is imported beside the loading of the stages",
     "edgeserve/gateway/serve.py": "OpenTelemetry is an extra",
     "edgeserve/hugging_face/find.py": "a second to import, for models of the hub alone",
     "edgeserve/probe/plot.py": "matplotlib is an extra, and slow to import",

@@ -15,13 +15,13 @@ from edgeserve.config import Address, GatewaySettings
 from edgeserve.errors import BadSettings
 from edgeserve.families.folder import ModelSource
 from edgeserve.gateway.app import create_app
-from edgeserve.gateway.chat_template import read_chat_template
-from edgeserve.gateway.connection import Bounds, server_config
-from edgeserve.gateway.exchange import Tell, log_exchange
-from edgeserve.gateway.keys import read_keys
-from edgeserve.gateway.parts import GatewayParts, ModelFacts
-from edgeserve.gateway.progress import LoadDisplay
-from edgeserve.gateway.tokenizer import open_tokenizer
+from edgeserve.gateway.app_state import AppState, ModelFacts
+from edgeserve.gateway.edge.connection import Bounds, server_config
+from edgeserve.gateway.edge.keys import read_keys
+from edgeserve.gateway.edge.request_context import Tell, log_request
+from edgeserve.gateway.observe.progress import LoadDisplay
+from edgeserve.gateway.text.chat_template import read_chat_template
+from edgeserve.gateway.text.tokenizer import open_tokenizer
 from edgeserve.hugging_face.find import find_model
 from edgeserve.pipeline.engine import Hooks, PipelineEngine
 from edgeserve.wire.loop import keep_what_is_here, run_on_loop, told_to_end
@@ -56,10 +56,10 @@ def run_gateway(settings: GatewaySettings) -> int:
             clock,
             Hooks(planned=display.planned, progress=display.progress),
         )
-        parts = _parts(settings, source, engine, clock)
-        with _traced(settings.otlp_endpoint, parts.model.name) as tell:
+        state = _state(settings, source, engine, clock)
+        with _traced(settings.otlp_endpoint, state.model.name) as tell:
             keep_what_is_here()
-            run_on_loop(_serve(settings, parts, engine, display, (log_exchange, *tell)))
+            run_on_loop(_serve(settings, state, engine, display, (log_request, *tell)))
     return 0
 
 
@@ -95,7 +95,7 @@ def _traced(endpoint: str, model: str) -> Iterator[Sequence[Tell]]:
         yield ()
         return
     try:
-        from edgeserve.gateway.otel import open_tracing
+        from edgeserve.gateway.observe.otel import open_tracing
     except ImportError as error:
         raise BadSettings(
             f"--otlp-endpoint needs OpenTelemetry's SDK, and there is no {error.name}; say pip "
@@ -105,11 +105,11 @@ def _traced(endpoint: str, model: str) -> Iterator[Sequence[Tell]]:
         yield (tracing.tell,)
 
 
-def _parts(
+def _state(
     settings: GatewaySettings, source: ModelSource, engine: PipelineEngine, clock: Clock
-) -> GatewayParts:
+) -> AppState:
     name, *aliases = settings.served_model_name or (source.name,)
-    return GatewayParts(
+    return AppState(
         engine=engine,
         model=ModelFacts(
             name=name,
@@ -129,7 +129,7 @@ def _parts(
 
 async def _serve(
     settings: GatewaySettings,
-    parts: GatewayParts,
+    state: AppState,
     engine: PipelineEngine,
     display: LoadDisplay,
     tell: Sequence[Tell],
@@ -137,11 +137,11 @@ async def _serve(
     told = told_to_end(settings.until_stdin_closes)
     listener = _listen(settings.listen)
     bounds = Bounds(connections=settings.max_connections)
-    server = _Server(server_config(create_app(parts, tell), bounds))
+    server = _Server(server_config(create_app(state, tell), bounds))
     serving = asyncio.create_task(server.serve([listener]))
-    watching = asyncio.create_task(parts.loop_lag.watch(parts.clock))
+    watching = asyncio.create_task(state.loop_lag.watch(state.clock))
     ready = engine.start()
-    prepared = asyncio.create_task(asyncio.to_thread(parts.guides.prepare))
+    prepared = asyncio.create_task(asyncio.to_thread(state.guides.prepare))
     try:
         await asyncio.wait({ready, told}, return_when=asyncio.FIRST_COMPLETED)
         if ready.done():

@@ -21,7 +21,7 @@ from edgeserve.timing.observer import Observer
 
 
 class Guide(Protocol):
-    """Which tokens may come next in one answer. `gateway/guide.py` has the real one."""
+    """Which tokens may come next in one answer. `gateway/text/grammar.py` has the real one."""
 
     def mask(self) -> bytes:
         """A bit for each token of the vocabulary, set if it may come next; the lowest of each byte

@@ -16,7 +16,7 @@ import uvicorn
 from playwright.async_api import Browser, Page, async_playwright
 
 from edgeserve.gateway.app import create_app
-from edgeserve.gateway.parts import GatewayParts
+from edgeserve.gateway.app_state import AppState
 
 CHROMIUM_FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -109,11 +109,11 @@ def _note(watched: Watched, kind: str, text: str) -> None:
 
 
 @asynccontextmanager
-async def served(parts: GatewayParts) -> AsyncIterator[str]:
+async def served(state: AppState) -> AsyncIterator[str]:
     """On a free port of this machine; gives its URL."""
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
-        create_app(parts), log_config=None, lifespan="off", timeout_graceful_shutdown=1
+        create_app(state), log_config=None, lifespan="off", timeout_graceful_shutdown=1
     )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve([listener]))

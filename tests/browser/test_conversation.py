@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from edgeserve.gateway.parts import GatewayParts
+from edgeserve.gateway.app_state import AppState
 from edgeserve.pipeline.generation import Order
 from tests.browser.conftest import OpenPage, served
-from tests.browser.test_dashboard import KEY, PHONE, Pipeline, parts_of
+from tests.browser.test_dashboard import KEY, PHONE, Pipeline, state_of
 from tests.gateway.test_openai_chat import AtHome
 
 pytestmark = [
@@ -24,8 +24,8 @@ DESKTOP = {"viewport": {"width": 1440, "height": 900}}
 END = 299
 
 
-def talking(engine: Pipeline, api_key: str = "") -> GatewayParts:
-    return replace(parts_of(engine, api_key), chat_template=AtHome(TEMPLATE, {}))
+def talking(engine: Pipeline, api_key: str = "") -> AppState:
+    return replace(state_of(engine, api_key), chat_template=AtHome(TEMPLATE, {}))
 
 
 def prompt_of(order: Order) -> str:

@@ -10,8 +10,8 @@ import pytest
 from playwright.async_api import Route
 
 from edgeserve.clock import MonotonicClock
-from edgeserve.gateway.parts import GatewayParts, ModelFacts
-from edgeserve.gateway.tokenizer import open_tokenizer
+from edgeserve.gateway.app_state import AppState, ModelFacts
+from edgeserve.gateway.text.tokenizer import open_tokenizer
 from edgeserve.testing import FakeEngine
 from tests.browser.conftest import OpenPage, Watched, served
 from tests.gateway.conftest import key_ring
@@ -45,11 +45,11 @@ class Pipeline(FakeEngine):
         return document
 
 
-def parts_of(engine: FakeEngine, api_key: str = "") -> GatewayParts:
+def state_of(engine: FakeEngine, api_key: str = "") -> AppState:
     model = ModelFacts(
         name="fake", weights="real", context_tokens=4096, vocab=300, eos_ids=frozenset({299})
     )
-    return GatewayParts(
+    return AppState(
         engine=engine,
         model=model,
         tokenizer=open_tokenizer(None, 300),
@@ -62,7 +62,7 @@ def parts_of(engine: FakeEngine, api_key: str = "") -> GatewayParts:
 
 
 async def test_it_loads_all_it_needs_from_its_own_gateway(open_page: OpenPage) -> None:
-    async with served(parts_of(Pipeline())) as url, open_page(url) as watched:
+    async with served(state_of(Pipeline())) as url, open_page(url) as watched:
         await watched.wait_for_text("#state", "ready")
         boxes = await watched.page.locator(".drawing .stage").all_text_contents()
         assert [f"stage {i}" in box for i, box in enumerate(boxes)] == [True] * 3
@@ -81,7 +81,7 @@ async def test_it_loads_all_it_needs_from_its_own_gateway(open_page: OpenPage) -
 async def test_what_makes_figures_mean_less_is_always_said(open_page: OpenPage) -> None:
     engine = Pipeline()
     engine.more = {"weights": "random", "simulation": "paced simulation: rtx-3060"}
-    async with served(parts_of(engine)) as url, open_page(url) as watched:
+    async with served(state_of(engine)) as url, open_page(url) as watched:
         await watched.wait_for_text("#random", "random weights")
         await watched.wait_for_text("#simulation", "paced simulation: rtx-3060")
 
@@ -92,7 +92,7 @@ async def test_a_straggler_is_flagged_with_the_split_that_would_be_better(
     engine = Pipeline()
     engine.more = {"better_layers": [5, 3, 4]}
     engine.more_of_stages = {1: {"straggling": {"percent": 24.4, "since_s": 130.0}}}
-    async with served(parts_of(engine)) as url, open_page(url) as watched:
+    async with served(state_of(engine)) as url, open_page(url) as watched:
         await watched.wait_for_text("#straggling", "A better split at these speeds: 5/3/4")
         assert "Stage 1 on 127.0.0.1:50052 straggles: 24 % slower" in await watched.text(
             "#straggling"
@@ -106,7 +106,7 @@ async def test_a_cluster_that_starts_says_so(open_page: OpenPage) -> None:
     reason = "the workers are being connected"
     status = {"phase": "starting", "reason": reason, "stage": None, "worker": None}
     engine.more = {"dtype": None, "status": status, "stages": []}
-    async with served(parts_of(engine)) as url, open_page(url) as watched:
+    async with served(state_of(engine)) as url, open_page(url) as watched:
         await watched.wait_for_text("#state", "starting")
         await watched.wait_for_text("#alarm", "The workers are being connected")
         assert await watched.text("#slowest") == "Nothing has been computed yet."
@@ -116,7 +116,7 @@ async def test_a_cluster_that_starts_says_so(open_page: OpenPage) -> None:
 
 
 async def test_the_rate_counts_what_came_out(open_page: OpenPage) -> None:
-    async with served(parts_of(Pipeline())) as url, open_page(url) as watched:
+    async with served(state_of(Pipeline())) as url, open_page(url) as watched:
         await watched.ask("hello", 50)
         await watched.answered()
         await watched.wait_for_text("#generated", "50")
@@ -127,7 +127,7 @@ async def test_the_rate_counts_what_came_out(open_page: OpenPage) -> None:
 
 async def test_a_lost_stage_is_in_plain_sight_until_it_is_back(open_page: OpenPage) -> None:
     engine = Pipeline()
-    async with served(parts_of(engine)) as url, open_page(url) as watched:
+    async with served(state_of(engine)) as url, open_page(url) as watched:
         await watched.wait_for_text("#state", "ready")
         engine.lose_stage(1)
         await watched.wait_for_text("#state", "stage 1 lost")
@@ -144,7 +144,7 @@ async def test_a_gateway_that_does_not_answer_is_told_with_the_time(open_page: O
     async def cut(route: Route) -> None:
         await route.abort()
 
-    async with served(parts_of(Pipeline())) as url, open_page(url) as watched:
+    async with served(state_of(Pipeline())) as url, open_page(url) as watched:
         await watched.wait_for_text("#state", "ready")
         await watched.page.route("**/v1/cluster", cut)
         await watched.wait_for_text("#state", "gateway is unreachable since")
@@ -156,7 +156,7 @@ async def test_a_gateway_that_does_not_answer_is_told_with_the_time(open_page: O
 
 
 async def test_nobody_is_asked_while_nobody_looks(open_page: OpenPage) -> None:
-    async with served(parts_of(Pipeline())) as url, open_page(url) as watched:
+    async with served(state_of(Pipeline())) as url, open_page(url) as watched:
         await watched.wait_for_text("#state", "ready")
         await _set_hidden(watched, "true")
         asked = len(watched.requests)
@@ -179,7 +179,7 @@ async def _set_hidden(watched: Watched, value: str) -> None:
 
 
 async def test_a_bar_says_what_its_token_took(open_page: OpenPage) -> None:
-    async with served(parts_of(Pipeline())) as url, open_page(url) as watched:
+    async with served(state_of(Pipeline())) as url, open_page(url) as watched:
         await watched.ask("hello", 12)
         await watched.answered()
         assert await watched.text("#answer") == "hello" + "Lily" * 3
@@ -200,7 +200,7 @@ async def test_a_bar_says_what_its_token_took(open_page: OpenPage) -> None:
 
 async def test_stop_ends_the_request_on_the_gateway(open_page: OpenPage) -> None:
     engine = Pipeline()
-    async with served(parts_of(engine)) as url, open_page(url) as watched:
+    async with served(state_of(engine)) as url, open_page(url) as watched:
         await watched.ask("hello", 12)
         await watched.answered()
         engine.hold(after_tokens=5)
@@ -219,7 +219,7 @@ async def test_stop_ends_the_request_on_the_gateway(open_page: OpenPage) -> None
 
 async def test_a_refusal_is_the_servers_sentence(open_page: OpenPage) -> None:
     engine = Pipeline()
-    async with served(parts_of(engine)) as url, open_page(url) as watched:
+    async with served(state_of(engine)) as url, open_page(url) as watched:
         engine.overload(retry_after_s=7)
         await watched.ask("hello", 10)
         await watched.wait_for_text("#problem", "no more are taken; try again in 7 s")
@@ -232,7 +232,7 @@ async def test_a_refusal_is_the_servers_sentence(open_page: OpenPage) -> None:
 async def test_an_answer_that_breaks_off_says_why(open_page: OpenPage) -> None:
     engine = Pipeline()
     engine.hold(after_tokens=3)
-    async with served(parts_of(engine)) as url, open_page(url) as watched:
+    async with served(state_of(engine)) as url, open_page(url) as watched:
         await watched.ask("hello", 100)
         await watched.wait_for_text("#outcome", "3 tokens so far")
         engine.lose_stage(2)
@@ -242,7 +242,7 @@ async def test_an_answer_that_breaks_off_says_why(open_page: OpenPage) -> None:
 
 
 async def test_the_page_of_routes_lists_them_with_their_fields(open_page: OpenPage) -> None:
-    async with served(parts_of(Pipeline())) as url, open_page(url) as watched:
+    async with served(state_of(Pipeline())) as url, open_page(url) as watched:
         await watched.page.click("footer a[href=docs]")
         await watched.wait_for_text("summary", "POST /v1/chat/completions")
         await watched.page.click("summary:has-text('POST /v1/chat/completions')")
@@ -256,8 +256,8 @@ async def test_the_page_of_routes_lists_them_with_their_fields(open_page: OpenPa
 
 
 async def test_the_page_asks_for_the_key_until_it_is_the_right_one(open_page: OpenPage) -> None:
-    parts = parts_of(Pipeline(), api_key=KEY)
-    async with served(parts) as url, open_page(url) as watched:
+    state = state_of(Pipeline(), api_key=KEY)
+    async with served(state) as url, open_page(url) as watched:
         page = watched.page
         await watched.wait_for_text("#key-reason", "This gateway answers those who have its key.")
         assert not await page.is_visible("#live")
@@ -282,7 +282,7 @@ async def test_what_workers_and_models_say_stays_text(open_page: OpenPage) -> No
     engine.more = {"model": hostile, "simulation": hostile}
     engine.more_of_stages = {0: {"worker": hostile, "device_name": hostile}}
     engine.more_of_stages[1] = {"worker": hostile, "straggling": {"percent": 20.0, "since_s": 1.0}}
-    async with served(parts_of(engine)) as url, open_page(url) as watched:
+    async with served(state_of(engine)) as url, open_page(url) as watched:
         await watched.ask(hostile, len(hostile))
         await watched.answered()
         assert await watched.text("#answer") == hostile * 2
@@ -300,7 +300,7 @@ async def test_nothing_sticks_out_on_a_phone(open_page: OpenPage) -> None:
     engine = Pipeline(stages=5)
     name = "a-box-with-a-name-that-never-ends.example.internal:50051"
     engine.more_of_stages = {2: {"worker": name}}
-    async with served(parts_of(engine)) as url, open_page(url, **PHONE) as watched:
+    async with served(state_of(engine)) as url, open_page(url, **PHONE) as watched:
         await watched.wait_for_text("#state", "ready")
         assert await watched.overflow_px() == 0
         await watched.ask("x" * 300, 600)
@@ -318,7 +318,7 @@ async def test_colours_can_be_told_from_what_they_stand_on(
     scheme: str, open_page: OpenPage
 ) -> None:
     """As WCAG 2 wants: 4.5 for text, 3 for graphics."""
-    async with served(parts_of(Pipeline())) as url, open_page(url, color_scheme=scheme) as watched:
+    async with served(state_of(Pipeline())) as url, open_page(url, color_scheme=scheme) as watched:
         await watched.wait_for_text("#state", "ready")
         colours = {name: await _colour(watched, name) for name in {*GRAPHICS, *TEXTS}}
         grounds = {name: await _colour(watched, name) for name in ("card", "ground")}

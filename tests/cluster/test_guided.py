@@ -17,8 +17,8 @@ import torch
 
 from edgeserve.config import Address
 from edgeserve.families.sampling import Sampling
-from edgeserve.gateway.guide import Guides, TokenGuide
-from edgeserve.gateway.tokenizer import read_tokenizer
+from edgeserve.gateway.text.grammar import Guides, TokenGuide
+from edgeserve.gateway.text.tokenizer import read_tokenizer
 from edgeserve.pipeline.generation import Order
 from tests.cluster.conftest import StartGateway, TinyModel
 from tests.cluster.processes import (

@@ -19,11 +19,11 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from edgeserve.clock import ManualClock, Timekeeper
 from edgeserve.gateway.app import create_app
-from edgeserve.gateway.connection import Bounds, server_config
-from edgeserve.gateway.keys import Key, KeyRing, digest
-from edgeserve.gateway.parts import GatewayParts, ModelFacts
-from edgeserve.gateway.quota import Limits
-from edgeserve.gateway.tokenizer import open_tokenizer
+from edgeserve.gateway.app_state import AppState, ModelFacts
+from edgeserve.gateway.edge.connection import Bounds, server_config
+from edgeserve.gateway.edge.keys import Key, KeyRing, digest
+from edgeserve.gateway.edge.quota import Limits
+from edgeserve.gateway.text.tokenizer import open_tokenizer
 from edgeserve.testing import FakeEngine
 
 BOUNDS = Bounds(connections=100)
@@ -152,20 +152,18 @@ def engine(clock: ManualClock) -> FakeEngine:
 
 
 @pytest.fixture
-def parts(clock: ManualClock, engine: FakeEngine) -> GatewayParts:
+def state(clock: ManualClock, engine: FakeEngine) -> AppState:
     """A model of 300 tokens whose first 256 are bytes and whose end of text is 2."""
     model = ModelFacts(
         name="fake", weights="real", context_tokens=64, vocab=300, eos_ids=frozenset({2})
     )
-    return GatewayParts(
-        engine=engine, model=model, tokenizer=open_tokenizer(None, 300), clock=clock
-    )
+    return AppState(engine=engine, model=model, tokenizer=open_tokenizer(None, 300), clock=clock)
 
 
 @pytest.fixture
-def client_for() -> Callable[[GatewayParts], httpx.AsyncClient]:
-    def client_for(parts: GatewayParts) -> httpx.AsyncClient:
-        transport = httpx.ASGITransport(create_app(parts))
+def client_for() -> Callable[[AppState], httpx.AsyncClient]:
+    def client_for(state: AppState) -> httpx.AsyncClient:
+        transport = httpx.ASGITransport(create_app(state))
         return httpx.AsyncClient(transport=transport, base_url="http://gateway")
 
     return client_for
@@ -173,9 +171,9 @@ def client_for() -> Callable[[GatewayParts], httpx.AsyncClient]:
 
 @pytest.fixture
 def client(
-    parts: GatewayParts, client_for: Callable[[GatewayParts], httpx.AsyncClient]
+    state: AppState, client_for: Callable[[AppState], httpx.AsyncClient]
 ) -> httpx.AsyncClient:
-    return client_for(parts)
+    return client_for(state)
 
 
 @pytest.fixture
@@ -183,9 +181,9 @@ def serving() -> Callable[..., AbstractAsyncContextManager[str]]:
     """Serves on a free port of this machine, for what needs a real connection; gives its URL."""
 
     @asynccontextmanager
-    async def serving(parts: GatewayParts, bounds: Bounds = BOUNDS) -> AsyncIterator[str]:
+    async def serving(state: AppState, bounds: Bounds = BOUNDS) -> AsyncIterator[str]:
         listener = socket.create_server(("127.0.0.1", 0))
-        server = uvicorn.Server(server_config(create_app(parts), bounds))
+        server = uvicorn.Server(server_config(create_app(state), bounds))
         served = asyncio.create_task(server.serve([listener]))
         try:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"

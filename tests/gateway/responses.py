@@ -13,14 +13,14 @@ import httpx
 from openai.types import responses as sdk
 
 from edgeserve.clock import ManualClock
-from edgeserve.gateway.parts import GatewayParts
+from edgeserve.gateway.app_state import AppState
 from edgeserve.pipeline.generation import Order
 from edgeserve.testing import FakeEngine
 from tests.gateway.test_openai_chat import AtHome
 from tests.gateway.tool_templates import TAGGED_TEMPLATE
 
 PATH = "/v1/responses"
-ClientFor = Callable[[GatewayParts], httpx.AsyncClient]
+ClientFor = Callable[[AppState], httpx.AsyncClient]
 _EVENTS: dict[str, Any] = {
     get_args(each.model_fields["type"].annotation)[0]: each
     for each in get_args(get_args(sdk.ResponseStreamEvent)[0])
@@ -33,12 +33,12 @@ def saying(*texts: str) -> Callable[[Order], Sequence[int]]:
     return lambda _: [*left.pop(0).encode(), 2]
 
 
-def talking(parts: GatewayParts, *texts: str, template: str = TAGGED_TEMPLATE) -> GatewayParts:
+def talking(state: AppState, *texts: str, template: str = TAGGED_TEMPLATE) -> AppState:
     """A model that says `texts`, one in each answer; or, without any, its prompt again."""
-    engine = FakeEngine(ManualClock(100.0), saying(*texts)) if texts else parts.engine
-    facts = replace(parts.model, context_tokens=4000)
+    engine = FakeEngine(ManualClock(100.0), saying(*texts)) if texts else state.engine
+    facts = replace(state.model, context_tokens=4000)
     return replace(
-        parts, engine=engine, model=facts, chat_template=AtHome(template, {"bos_token": "<s>"})
+        state, engine=engine, model=facts, chat_template=AtHome(template, {"bos_token": "<s>"})
     )
 
 

@@ -12,13 +12,13 @@ import httpx
 import pytest
 
 from edgeserve.clock import ManualClock
-from edgeserve.gateway.parts import GatewayParts
-from edgeserve.gateway.tokenizer import open_tokenizer
+from edgeserve.gateway.app_state import AppState
+from edgeserve.gateway.text.tokenizer import open_tokenizer
 from edgeserve.testing import FakeEngine
 from tests.gateway.test_openai_chat import AtHome
 
 UNK, BOS, EOS = 0, 1, 2  # all special in the folder's files
-ClientFor = Callable[[GatewayParts], httpx.AsyncClient]
+ClientFor = Callable[[AppState], httpx.AsyncClient]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,26 +33,26 @@ class Said:
 class Model:
     """A model that says what it is given; token by token."""
 
-    parts: GatewayParts
+    state: AppState
     client_for: ClientFor
 
     def ids(self, *said: str | int) -> list[int]:
-        encode = self.parts.tokenizer.encode_bare
+        encode = self.state.tokenizer.encode_bare
         return [i for each in said for i in (encode(each) if isinstance(each, str) else [each])]
 
     def saying(self, *said: str | int) -> tuple[httpx.AsyncClient, FakeEngine]:
         engine = FakeEngine(ManualClock(), self.ids(*said))
-        return self.client_for(replace(self.parts, engine=engine)), engine
+        return self.client_for(replace(self.state, engine=engine)), engine
 
 
 @pytest.fixture
-def model(parts: GatewayParts, client_for: ClientFor, byte_level_folder: Path) -> Model:
+def model(state: AppState, client_for: ClientFor, byte_level_folder: Path) -> Model:
     """Its own configuration names none of its ends."""
     tokenizer = open_tokenizer(byte_level_folder, 0)
-    facts = replace(parts.model, vocab=tokenizer.vocab_size, eos_ids=frozenset())
+    facts = replace(state.model, vocab=tokenizer.vocab_size, eos_ids=frozenset())
     template = AtHome("{% for m in messages %}{{ m.content }}{% endfor %}", {})
-    changed = replace(parts, model=facts, tokenizer=tokenizer, chat_template=template)
-    return Model(parts=changed, client_for=client_for)
+    changed = replace(state, model=facts, tokenizer=tokenizer, chat_template=template)
+    return Model(state=changed, client_for=client_for)
 
 
 async def post(client: httpx.AsyncClient, path: str, **fields: Any) -> Said:
@@ -136,8 +136,8 @@ async def test_a_special_token_that_stops_ends_the_work_and_has_no_logprobs(mode
 
 
 async def test_a_special_token_beyond_the_model_is_no_stop_token(model: Model) -> None:
-    facts = replace(model.parts.model, vocab=1)
-    client = model.client_for(replace(model.parts, model=facts))
+    facts = replace(model.state.model, vocab=1)
+    client = model.client_for(replace(model.state, model=facts))
     wishes = {"stop": ["<s>"], "max_new_tokens": 1}
     answer = await client.post("/generate", json={"inputs": "<unk>", "parameters": wishes})
     assert answer.status_code in (200, 422), answer.text

@@ -10,7 +10,7 @@ import anthropic
 import pytest
 from pydantic import BaseModel
 
-from edgeserve.gateway.parts import GatewayParts
+from edgeserve.gateway.app_state import AppState
 from tests.gateway.messages import CALLS, HELLO, OSLO, ROME, TOOLS
 from tests.gateway.responses import talking
 
@@ -23,12 +23,12 @@ class Pet(BaseModel):
 
 @pytest.fixture
 def sdk(
-    parts: GatewayParts, serving: Serving
+    state: AppState, serving: Serving
 ) -> Callable[..., AbstractAsyncContextManager[anthropic.AsyncAnthropic]]:
     """Of a model that says texts, one in each answer."""
 
     def told(*texts: str) -> AbstractAsyncContextManager[anthropic.AsyncAnthropic]:
-        return _asking(serving(talking(parts, *texts)))
+        return _asking(serving(talking(state, *texts)))
 
     return told
 

@@ -12,15 +12,15 @@ import httpx
 import pytest
 
 from edgeserve.errors import BadRequest
-from edgeserve.gateway.aside import AT_ONCE_MAX, aside, written
+from edgeserve.gateway.app_state import AppState
 from edgeserve.gateway.generate import admission
-from edgeserve.gateway.parts import GatewayParts
-from edgeserve.gateway.refusal import parse_json
-from edgeserve.gateway.tokenizer import Tokenizer
-from edgeserve.gateway.vocabulary import ByteVocabulary
+from edgeserve.gateway.generate.aside import AT_ONCE_MAX, aside, written
+from edgeserve.gateway.text.json_text import parse_json
+from edgeserve.gateway.text.tokenizer import Tokenizer
+from edgeserve.gateway.text.vocabulary import ByteVocabulary
 from edgeserve.testing import FakeEngine
 
-ClientFor = Callable[[GatewayParts], httpx.AsyncClient]
+ClientFor = Callable[[AppState], httpx.AsyncClient]
 
 
 async def test_long_work_is_done_in_a_thread_and_short_work_at_once() -> None:
@@ -61,10 +61,10 @@ class Watched(Tokenizer):
 
 
 async def test_tokens_are_spelt_beside_the_loop_and_only_if_asked(
-    parts: GatewayParts, client_for: ClientFor
+    state: AppState, client_for: ClientFor
 ) -> None:
     watched = Watched()
-    client = client_for(replace(parts, tokenizer=watched))
+    client = client_for(replace(state, tokenizer=watched))
     text = "a" * (AT_ONCE_MAX + 1)
     plain = await client.post("/tokenize", json={"prompt": text})
     assert (plain.json()["count"], watched.threads) == (len(text), [])
@@ -83,14 +83,14 @@ async def test_tokens_are_spelt_beside_the_loop_and_only_if_asked(
 )
 async def test_log_probabilities_of_prompts_are_bounded(
     fields: dict[str, Any],
-    parts: GatewayParts,
+    state: AppState,
     engine: FakeEngine,
     client_for: ClientFor,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By what the whole answer tells: 4 KB could ask for one of 66 MB, and for gigabytes."""
     asked = {"max_tokens": 2, **fields}
-    client = client_for(parts)
+    client = client_for(state)
     monkeypatch.setattr(admission, "TOLD_MAX", 24)
     assert (await client.post("/v1/completions", json=asked)).status_code == 200
     engine.orders.clear()

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeserve.errors import Unprocessable
-from edgeserve.gateway.chat_render import answer
+from edgeserve.gateway.text.chat_render import answer
 from tests.gateway.test_openai_chat import AtHome
 from tests.gateway.tool_templates import BARE_TEMPLATE, TAGGED_TEMPLATE
 

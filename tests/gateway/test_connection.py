@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from edgeserve.gateway.connection import HEAD_BYTES_MAX, HEADERS_MAX, MESSAGE_BYTES_MAX, Bounds
-from edgeserve.gateway.parts import GatewayParts
+from edgeserve.gateway.app_state import AppState
+from edgeserve.gateway.edge.connection import HEAD_BYTES_MAX, HEADERS_MAX, MESSAGE_BYTES_MAX, Bounds
 from edgeserve.testing import FakeEngine
 
 Serving = Callable[..., AbstractAsyncContextManager[str]]
@@ -67,10 +67,10 @@ async def is_closed(reader: asyncio.StreamReader) -> bool:
 
 
 async def test_headers_without_an_end_are_cut_off_and_not_kept(
-    parts: GatewayParts, serving: Serving
+    state: AppState, serving: Serving
 ) -> None:
     before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    async with serving(parts) as url, connected(url) as (reader, writer):
+    async with serving(state) as url, connected(url) as (reader, writer):
         writer.write(b"GET /livez HTTP/1.1\r\nx-long: ")
         sent = 0
         with suppress(ConnectionError):
@@ -92,27 +92,25 @@ async def test_headers_without_an_end_are_cut_off_and_not_kept(
     ids=["long", "many"],
 )
 async def test_headers_with_an_end_that_are_too_many_are_told_so(
-    head: bytes, parts: GatewayParts, serving: Serving
+    head: bytes, state: AppState, serving: Serving
 ) -> None:
-    async with serving(parts) as url, connected(url) as (reader, writer):
+    async with serving(state) as url, connected(url) as (reader, writer):
         writer.write(b"GET /livez HTTP/1.1\r\n" + head + b"\r\n\r\n")
         status, document = await answer_of(reader)
     assert (status, document["error_type"]) == (431, "headers_too_large")
 
 
-async def test_as_many_headers_as_are_taken_are_taken(
-    parts: GatewayParts, serving: Serving
-) -> None:
+async def test_as_many_headers_as_are_taken_are_taken(state: AppState, serving: Serving) -> None:
     headers = {f"x-{i}": "y" * 200 for i in range(HEADERS_MAX - 10)}
-    async with serving(parts) as url, httpx.AsyncClient() as client:
+    async with serving(state) as url, httpx.AsyncClient() as client:
         answer = await client.get(f"{url}/livez", headers=headers)
     assert answer.status_code == 200
 
 
 async def test_a_body_that_goes_on_behind_its_refusal_is_cut_off(
-    parts: GatewayParts, serving: Serving
+    state: AppState, serving: Serving
 ) -> None:
-    async with serving(parts) as url, connected(url) as (reader, writer):
+    async with serving(state) as url, connected(url) as (reader, writer):
         writer.write(b"POST /nope HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n")
         status, _ = await answer_of(reader)
         sent = 0
@@ -130,16 +128,16 @@ async def test_a_body_that_goes_on_behind_its_refusal_is_cut_off(
 
 
 async def test_who_says_nothing_is_cut_off_without_a_word(
-    parts: GatewayParts, serving: Serving
+    state: AppState, serving: Serving
 ) -> None:
-    async with serving(parts, HURRIED) as url, connected(url) as (reader, _):
+    async with serving(state, HURRIED) as url, connected(url) as (reader, _):
         assert await is_closed(reader)
 
 
 async def test_who_does_not_come_to_an_end_is_told_and_cut_off(
-    parts: GatewayParts, serving: Serving
+    state: AppState, serving: Serving
 ) -> None:
-    async with serving(parts, HURRIED) as url, connected(url) as (reader, writer):
+    async with serving(state, HURRIED) as url, connected(url) as (reader, writer):
         writer.write(b"GET /livez HTTP/1.1\r\nx: ")
         status, document = await answer_of(reader)
         assert await is_closed(reader)
@@ -147,16 +145,16 @@ async def test_who_does_not_come_to_an_end_is_told_and_cut_off(
     assert document["error"] == "the headers were not complete within 0.2 s; send faster"
 
 
-async def test_a_trickle_does_not_buy_time(parts: GatewayParts, serving: Serving) -> None:
-    async with serving(parts, HURRIED) as url, connected(url) as (reader, writer):
+async def test_a_trickle_does_not_buy_time(state: AppState, serving: Serving) -> None:
+    async with serving(state, HURRIED) as url, connected(url) as (reader, writer):
         status, _ = await answer_while_trickling(reader, writer, b"GET /livez HTTP/1.1\r\nx: ")
         assert status == 408
 
 
 async def test_a_body_that_trickles_is_told_and_cut_off(
-    parts: GatewayParts, engine: FakeEngine, serving: Serving
+    state: AppState, engine: FakeEngine, serving: Serving
 ) -> None:
-    async with serving(parts, HURRIED) as url, connected(url) as (reader, writer):
+    async with serving(state, HURRIED) as url, connected(url) as (reader, writer):
         status, document = await answer_while_trickling(reader, writer, REQUEST[:-14])
     assert (status, document["error"]) == (
         408,
@@ -182,10 +180,10 @@ async def answer_while_trickling(
 
 
 async def test_a_long_answer_is_not_a_slow_request(
-    parts: GatewayParts, engine: FakeEngine, serving: Serving
+    state: AppState, engine: FakeEngine, serving: Serving
 ) -> None:
     engine.hold()
-    async with serving(parts, HURRIED) as url, connected(url) as (reader, writer):
+    async with serving(state, HURRIED) as url, connected(url) as (reader, writer):
         writer.write(REQUEST)
         await engine.wait_for_orders(1)
         await asyncio.sleep(2 * HURRIED.body_s)
@@ -199,9 +197,9 @@ async def test_a_long_answer_is_not_a_slow_request(
 
 
 async def test_blank_lines_behind_an_answer_do_not_keep_a_connection(
-    parts: GatewayParts, serving: Serving
+    state: AppState, serving: Serving
 ) -> None:
-    async with serving(parts, HURRIED) as url, connected(url) as (reader, writer):
+    async with serving(state, HURRIED) as url, connected(url) as (reader, writer):
         writer.write(b"GET /livez HTTP/1.1\r\n\r\n")
         assert (await answer_of(reader))[0] == 200
         writer.write(b"\r\n")  # no request begins with it, but something has come
@@ -210,10 +208,10 @@ async def test_blank_lines_behind_an_answer_do_not_keep_a_connection(
 
 
 async def test_who_takes_nothing_of_what_he_asked_for_is_cut_off(
-    parts: GatewayParts, serving: Serving
+    state: AppState, serving: Serving
 ) -> None:
     asked = b"GET /dashboard/dashboard.css HTTP/1.1\r\n\r\n" * 2000
-    async with serving(parts, HURRIED) as url:
+    async with serving(state, HURRIED) as url:
         where = urlsplit(url)
         with socket.create_connection((where.hostname, where.port)) as deaf:
             await asyncio.to_thread(deaf.sendall, asked)
@@ -233,10 +231,10 @@ def all_of(connection: socket.socket) -> int:
 
 
 async def test_who_is_cut_off_amid_an_answer_does_not_find_an_error_in_it(
-    parts: GatewayParts, engine: FakeEngine, serving: Serving
+    state: AppState, engine: FakeEngine, serving: Serving
 ) -> None:
     engine.hold()
-    async with serving(parts, HURRIED) as url, connected(url) as (reader, writer):
+    async with serving(state, HURRIED) as url, connected(url) as (reader, writer):
         writer.write(REQUEST + REQUEST[:-5])
         assert await is_closed(reader)
         await engine.wait_for_cancelled(1)
@@ -247,9 +245,9 @@ async def test_who_is_cut_off_amid_an_answer_does_not_find_an_error_in_it(
 
 @pytest.mark.parametrize("split", [len(ASKS_FOR_HTTP_2), -15, 30])
 async def test_a_client_that_would_rather_speak_http_2_is_served_without(
-    split: int, parts: GatewayParts, engine: FakeEngine, serving: Serving
+    split: int, state: AppState, engine: FakeEngine, serving: Serving
 ) -> None:
-    async with serving(parts) as url, connected(url) as (reader, writer):
+    async with serving(state) as url, connected(url) as (reader, writer):
         for _ in range(2):
             writer.write(ASKS_FOR_HTTP_2[:split])
             await asyncio.sleep(0.05)
@@ -261,9 +259,9 @@ async def test_a_client_that_would_rather_speak_http_2_is_served_without(
 
 
 async def test_what_is_no_http_is_told_so_as_any_other_mistake(
-    parts: GatewayParts, serving: Serving
+    state: AppState, serving: Serving
 ) -> None:
-    async with serving(parts) as url, connected(url) as (reader, writer):
+    async with serving(state) as url, connected(url) as (reader, writer):
         writer.write(b"GET /livez HTTP/1.1\r\nno header\r\n\r\n")
         status, document = await answer_of(reader)
         assert await is_closed(reader)
@@ -271,11 +269,11 @@ async def test_what_is_no_http_is_told_so_as_any_other_mistake(
 
 
 async def test_what_is_no_http_amid_an_answer_puts_nothing_into_it(
-    parts: GatewayParts, engine: FakeEngine, serving: Serving
+    state: AppState, engine: FakeEngine, serving: Serving
 ) -> None:
     engine.hold()
     stream = REQUEST.replace(b"/generate", b"/generate_stream")
-    async with serving(parts) as url, connected(url) as (reader, writer):
+    async with serving(state) as url, connected(url) as (reader, writer):
         writer.write(stream)
         head = await reader.readuntil(b"\r\n\r\n")
         writer.write(b"no HTTP at all\r\n\r\n")
@@ -289,10 +287,10 @@ async def test_what_is_no_http_amid_an_answer_puts_nothing_into_it(
 
 
 async def test_one_connection_too_many_is_told_and_closed_and_the_others_are_not(
-    parts: GatewayParts, serving: Serving
+    state: AppState, serving: Serving
 ) -> None:
     bounds = Bounds(connections=2)
-    async with serving(parts, bounds) as url, connected(url) as first, connected(url) as second:
+    async with serving(state, bounds) as url, connected(url) as first, connected(url) as second:
         for reader, writer in (first, second):
             writer.write(b"GET /livez HTTP/1.1\r\n\r\n")
             assert (await answer_of(reader))[0] == 200

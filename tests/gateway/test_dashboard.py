@@ -16,8 +16,8 @@ import numpy.typing as npt
 import pytest
 
 from edgeserve.gateway.app import create_app
+from edgeserve.gateway.app_state import AppState
 from edgeserve.gateway.dashboard.routes import FILES, OPEN_PATHS
-from edgeserve.gateway.parts import GatewayParts
 from tests.gateway.conftest import key_ring
 
 FOLDER = Path(__file__).parents[2] / "edgeserve" / "gateway" / "dashboard"
@@ -54,17 +54,17 @@ class Elements(HTMLParser):
             self.inline.append(data)
 
 
-def locked(parts: GatewayParts) -> httpx.AsyncClient:
+def locked(state: AppState) -> httpx.AsyncClient:
     """A client that has no key, of a gateway that wants one."""
-    app = create_app(replace(parts, keys=key_ring(parts.clock, {"me": "open sesame"})))
+    app = create_app(replace(state, keys=key_ring(state.clock, {"me": "open sesame"})))
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
 
 
 @pytest.mark.parametrize("path", sorted(OPEN_PATHS))
 async def test_every_file_comes_with_a_strict_policy_and_without_a_key(
-    path: str, parts: GatewayParts
+    path: str, state: AppState
 ) -> None:
-    async with locked(parts) as client:
+    async with locked(state) as client:
         answer = await client.get(path)
     assert answer.status_code == 200
     policy = dict(
@@ -140,8 +140,8 @@ def _lab(linear: Vector) -> Vector:
 # -- files
 
 
-async def test_the_data_is_not_open(parts: GatewayParts) -> None:
-    async with locked(parts) as client:
+async def test_the_data_is_not_open(state: AppState) -> None:
+    async with locked(state) as client:
         for path in ("/v1/cluster", "/dashboard", "/dashboard/", "/dashboard/routes.py"):
             assert (await client.get(path)).status_code == 401
         assert (await client.post("/generate_stream", json={"inputs": "x"})).status_code == 401

@@ -15,10 +15,10 @@ import pytest
 from starlette.types import Message, Scope
 
 from edgeserve.gateway.app import create_app
-from edgeserve.gateway.parts import GatewayParts
+from edgeserve.gateway.app_state import AppState
 from edgeserve.testing import FakeEngine
 
-Serving = Callable[[GatewayParts], AbstractAsyncContextManager[str]]
+Serving = Callable[[AppState], AbstractAsyncContextManager[str]]
 PATIENCE_S = 5
 BODY = json.dumps({"inputs": "hello", "parameters": {"max_new_tokens": 50}}).encode()
 
@@ -46,11 +46,11 @@ async def post_and_leave(url: str, route: str, *, after: bytes, ready: asyncio.E
     ],
 )
 async def test_a_client_that_leaves_frees_its_pages(
-    route: str, tokens: int, seen: bytes, parts: GatewayParts, serving: Serving
+    route: str, tokens: int, seen: bytes, state: AppState, serving: Serving
 ) -> None:
-    engine = FakeEngine(parts.clock)
+    engine = FakeEngine(state.clock)
     engine.hold(after_tokens=tokens)
-    async with asyncio.timeout(PATIENCE_S), serving(replace(parts, engine=engine)) as url:
+    async with asyncio.timeout(PATIENCE_S), serving(replace(state, engine=engine)) as url:
         ready = asyncio.Event()
         leaving = asyncio.create_task(post_and_leave(url, route, after=seen, ready=ready))
         await engine.wait_for_orders(1)
@@ -64,10 +64,10 @@ async def test_a_client_that_leaves_frees_its_pages(
 
 @pytest.mark.slow
 async def test_one_client_that_leaves_does_not_take_another_along(
-    parts: GatewayParts, engine: FakeEngine, serving: Serving
+    state: AppState, engine: FakeEngine, serving: Serving
 ) -> None:
     engine.hold(after_tokens=1)
-    async with asyncio.timeout(PATIENCE_S), serving(parts) as url:
+    async with asyncio.timeout(PATIENCE_S), serving(state) as url:
         leave, stay = asyncio.Event(), asyncio.Event()
         leaver = post_and_leave(url, "/generate_stream", after=b'"index":1', ready=leave)
         stayer = post_and_leave(url, "/generate_stream", after=b'"generated_text":"h', ready=stay)
@@ -85,7 +85,7 @@ async def test_one_client_that_leaves_does_not_take_another_along(
 
 
 async def call(
-    parts: GatewayParts,
+    state: AppState,
     route: str,
     gone: asyncio.Event,
     body: bytes = BODY,
@@ -112,19 +112,19 @@ async def call(
         "query_string": b"",
         "headers": list(headers),
     }
-    await create_app(parts)(scope, receive, send)
+    await create_app(state)(scope, receive, send)
     return sent
 
 
 @pytest.mark.parametrize("route", ["/generate", "/generate_stream"])
 async def test_a_client_that_left_before_the_answer_began_is_noticed_too(
-    route: str, parts: GatewayParts, engine: FakeEngine
+    route: str, state: AppState, engine: FakeEngine
 ) -> None:
     engine.hold()
     gone = asyncio.Event()
     gone.set()
     before = asyncio.all_tasks()
-    await call(parts, route, gone)
+    await call(state, route, gone)
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == before, "nobody waits for tokens that will not come"
     assert engine.cancelled == engine.orders
@@ -133,10 +133,10 @@ async def test_a_client_that_left_before_the_answer_began_is_noticed_too(
 
 @pytest.mark.parametrize("route", ["/generate", "/generate_stream"])
 async def test_a_server_that_is_told_to_end_frees_the_pages(
-    route: str, parts: GatewayParts, engine: FakeEngine
+    route: str, state: AppState, engine: FakeEngine
 ) -> None:
     engine.hold()
-    serving = asyncio.create_task(call(parts, route, asyncio.Event()))
+    serving = asyncio.create_task(call(state, route, asyncio.Event()))
     await engine.wait_for_orders(1)
     serving.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -146,10 +146,10 @@ async def test_a_server_that_is_told_to_end_frees_the_pages(
 
 @pytest.mark.parametrize("route", ["/generate", "/generate_stream"])
 async def test_nothing_of_a_request_is_left_when_it_is_answered(
-    route: str, parts: GatewayParts, engine: FakeEngine
+    route: str, state: AppState, engine: FakeEngine
 ) -> None:
     before = asyncio.all_tasks()
-    await call(parts, route, asyncio.Event())
+    await call(state, route, asyncio.Event())
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == before
     assert engine.cancelled == []
@@ -158,9 +158,9 @@ async def test_nothing_of_a_request_is_left_when_it_is_answered(
 
 @pytest.mark.slow
 async def test_a_client_that_leaves_in_the_middle_of_its_request_is_no_fault_of_ours(
-    parts: GatewayParts, serving: Serving, caplog: pytest.LogCaptureFixture
+    state: AppState, serving: Serving, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with asyncio.timeout(PATIENCE_S), serving(parts) as url:
+    async with asyncio.timeout(PATIENCE_S), serving(state) as url:
         where = urlsplit(url)
         _, writer = await asyncio.open_connection(where.hostname, where.port)
         writer.write(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")

@@ -15,13 +15,13 @@ import pytest
 from edgeserve.clock import ManualClock
 from edgeserve.errors import StageUnavailable
 from edgeserve.families.sampling import Sampling
-from edgeserve.gateway import intake
-from edgeserve.gateway.parts import GatewayParts
-from edgeserve.gateway.tokenizer import open_tokenizer
+from edgeserve.gateway.app_state import AppState
+from edgeserve.gateway.generate import intake
+from edgeserve.gateway.text.tokenizer import open_tokenizer
 from edgeserve.pipeline.generation import Ended, Status
 from edgeserve.testing import LOGPROB, FakeEngine
 
-ClientFor = Callable[[GatewayParts], httpx.AsyncClient]
+ClientFor = Callable[[AppState], httpx.AsyncClient]
 
 
 async def generate(client: httpx.AsyncClient, inputs: str = "hello", **wishes: Any) -> Any:
@@ -76,12 +76,12 @@ async def test_the_most_likely_tokens_are_told_if_asked_for(client: httpx.AsyncC
 
 
 async def test_a_likely_token_has_the_text_that_it_would_have_alone(
-    clock: ManualClock, parts: GatewayParts, client_for: ClientFor, llama_folder: Path
+    clock: ManualClock, state: AppState, client_for: ClientFor, llama_folder: Path
 ) -> None:
     tokenizer = open_tokenizer(llama_folder, 0)
-    model = replace(parts.model, vocab=tokenizer.vocab_size)
+    model = replace(state.model, vocab=tokenizer.vocab_size)
     engine = FakeEngine(clock, (2, 0xE2 + 3))  # the end of text, and then a third of a character
-    client = client_for(replace(parts, engine=engine, tokenizer=tokenizer, model=model))
+    client = client_for(replace(state, engine=engine, tokenizer=tokenizer, model=model))
     wishes: dict[str, Any] = {
         "max_new_tokens": 2,
         "ignore_eos": True,
@@ -97,20 +97,18 @@ async def test_a_likely_token_has_the_text_that_it_would_have_alone(
 
 async def test_the_receipt_adds_up(client: httpx.AsyncClient) -> None:
     timing = (await generate(client, max_new_tokens=5))["timing"]
-    parts = timing["queue_ms"] + timing["prefill"]["total_ms"] + timing["decode"]["total_ms"]
-    assert timing["total_ms"] == pytest.approx(parts, rel=0.01)
+    state = timing["queue_ms"] + timing["prefill"]["total_ms"] + timing["decode"]["total_ms"]
+    assert timing["total_ms"] == pytest.approx(state, rel=0.01)
     assert timing["total_ms"] == pytest.approx(50)
     assert len(timing["per_token"]) == 5
     assert timing["prefill"]["tokens"] == 5
     assert timing["decode"]["tokens"] == 4
 
 
-async def test_random_weights_are_said_to_be_random(
-    parts: GatewayParts, client_for: ClientFor
-) -> None:
-    random = replace(parts, model=replace(parts.model, weights="random"))
+async def test_random_weights_are_said_to_be_random(state: AppState, client_for: ClientFor) -> None:
+    random = replace(state, model=replace(state.model, weights="random"))
     assert (await generate(client_for(random)))["weights"] == "random"
-    assert "weights" not in await generate(client_for(parts))
+    assert "weights" not in await generate(client_for(state))
 
 
 async def test_the_prompt_goes_before_the_text_if_asked_for(client: httpx.AsyncClient) -> None:
@@ -119,10 +117,10 @@ async def test_the_prompt_goes_before_the_text_if_asked_for(client: httpx.AsyncC
 
 
 async def test_the_texts_of_the_tokens_are_the_text(
-    clock: ManualClock, parts: GatewayParts, client_for: ClientFor
+    clock: ManualClock, state: AppState, client_for: ClientFor
 ) -> None:
     reply = "h\N{EURO SIGN}y".encode()
-    client = client_for(replace(parts, engine=FakeEngine(clock, reply)))
+    client = client_for(replace(state, engine=FakeEngine(clock, reply)))
     answer = await generate(client, max_new_tokens=4, details=True)
     texts = [token["text"] for token in answer["details"]["tokens"]]
     assert texts == ["h", "", "", "\N{EURO SIGN}"]
@@ -133,9 +131,9 @@ async def test_the_texts_of_the_tokens_are_the_text(
 
 
 async def test_the_end_of_text_ends_the_answer_and_is_no_part_of_it(
-    clock: ManualClock, parts: GatewayParts, client_for: ClientFor
+    clock: ManualClock, state: AppState, client_for: ClientFor
 ) -> None:
-    client = client_for(replace(parts, engine=FakeEngine(clock, b"ab\x02cd")))
+    client = client_for(replace(state, engine=FakeEngine(clock, b"ab\x02cd")))
     answer = await generate(client, details=True)
     assert answer["generated_text"] == "ab"
     assert answer["details"]["finish_reason"] == "eos_token"
@@ -143,20 +141,20 @@ async def test_the_end_of_text_ends_the_answer_and_is_no_part_of_it(
 
 
 async def test_ignore_eos_goes_on(
-    clock: ManualClock, parts: GatewayParts, client_for: ClientFor
+    clock: ManualClock, state: AppState, client_for: ClientFor
 ) -> None:
-    client = client_for(replace(parts, engine=FakeEngine(clock, b"ab\x02cd")))
+    client = client_for(replace(state, engine=FakeEngine(clock, b"ab\x02cd")))
     answer = await generate(client, ignore_eos=True, max_new_tokens=5)
     assert answer["generated_text"] == "ab\x02cd"
 
 
 async def test_the_models_ends_and_the_tokenizers_are_one_union(
-    parts: GatewayParts, byte_level_folder: Path
+    state: AppState, byte_level_folder: Path
 ) -> None:
     tokenizer = open_tokenizer(byte_level_folder, 0)
     for named, union in ((set(), {2}), ({2, 7}, {2, 7}), ({7, 299, 300, -1}, {2, 7, 299})):
-        model = replace(parts.model, eos_ids=frozenset(named))
-        assert replace(parts, tokenizer=tokenizer, model=model).eos_ids == union
+        model = replace(state.model, eos_ids=frozenset(named))
+        assert replace(state, tokenizer=tokenizer, model=model).eos_ids == union
 
 
 async def test_a_stop_token_ends_the_answer(client: httpx.AsyncClient, engine: FakeEngine) -> None:
@@ -189,9 +187,9 @@ async def test_the_beginning_of_a_stop_string_at_the_end_is_text(
 
 
 async def test_a_stop_string_that_only_the_last_bytes_complete_is_found(
-    clock: ManualClock, parts: GatewayParts, client_for: ClientFor
+    clock: ManualClock, state: AppState, client_for: ClientFor
 ) -> None:
-    client = client_for(replace(parts, engine=FakeEngine(clock, b"ab\xe2")))
+    client = client_for(replace(state, engine=FakeEngine(clock, b"ab\xe2")))
     answer = await generate(
         client, stop=["b\N{REPLACEMENT CHARACTER}"], max_new_tokens=3, details=True
     )
@@ -200,7 +198,7 @@ async def test_a_stop_string_that_only_the_last_bytes_complete_is_found(
 
 
 async def test_a_pipeline_that_ends_without_a_reason_is_a_fault_of_ours(
-    parts: GatewayParts, client_for: ClientFor
+    state: AppState, client_for: ClientFor
 ) -> None:
     class Forgetful(FakeEngine):
         def _make_token(self, running: Any) -> None:
@@ -208,7 +206,7 @@ async def test_a_pipeline_that_ends_without_a_reason_is_a_fault_of_ours(
             if running.made == 2:
                 self._end(running, Ended(reason="length"))
 
-    client = client_for(replace(parts, engine=Forgetful(parts.clock)))
+    client = client_for(replace(state, engine=Forgetful(state.clock)))
     answer = await client.post("/generate", json={"inputs": "x"})
     assert answer.status_code == 500
     assert "after 2 of its 63 tokens" in answer.json()["error"]
@@ -295,10 +293,10 @@ async def test_numbers_beyond_the_vocabulary_are_refused(
 
 
 async def test_without_a_number_100_tokens_come_or_as_many_as_the_context_leaves(
-    client: httpx.AsyncClient, client_for: ClientFor, engine: FakeEngine, parts: GatewayParts
+    client: httpx.AsyncClient, client_for: ClientFor, engine: FakeEngine, state: AppState
 ) -> None:
     await generate(client, "x" * 60)
-    await generate(client_for(replace(parts, model=replace(parts.model, context_tokens=500))))
+    await generate(client_for(replace(state, model=replace(state.model, context_tokens=500))))
     assert [order.max_new_tokens for order in engine.orders] == [4, 100]
 
 
@@ -336,53 +334,51 @@ async def test_truncate_keeps_the_last_tokens(
 
 @pytest.mark.parametrize(("truncate", "kept"), [(1, [-1]), (3, [0, -2, -1]), (99, None)])
 async def test_truncate_keeps_the_token_that_begins_every_prompt(
-    truncate: int, kept: list[int] | None, parts: GatewayParts, llama_folder: Path
+    truncate: int, kept: list[int] | None, state: AppState, llama_folder: Path
 ) -> None:
     tokenizer = open_tokenizer(llama_folder, 0)
-    model = replace(parts.model, vocab=tokenizer.vocab_size)
-    taken = intake.Intake(replace(parts, tokenizer=tokenizer, model=model))
+    model = replace(state.model, vocab=tokenizer.vocab_size)
+    taken = intake.Intake(replace(state, tokenizer=tokenizer, model=model))
     whole = tokenizer.encode("the dog")
     expected = whole if kept is None else [whole[i] for i in kept]
     assert list(await taken.encode("the dog", truncate)) == expected
 
 
 async def test_a_prompt_beyond_reason_is_refused_before_it_is_tokenized(
-    parts: GatewayParts, client_for: ClientFor
+    state: AppState, client_for: ClientFor
 ) -> None:
     class Unwilling:
         def encode(self, text: str) -> list[int]:
             raise AssertionError
 
-    client = client_for(replace(parts, tokenizer=Unwilling()))  # type: ignore[arg-type]  # a fake
+    client = client_for(replace(state, tokenizer=Unwilling()))  # type: ignore[arg-type]  # a fake
     error = await refused(client, "x" * (64 * 64 + 1), truncate=3)
     assert (error["characters"], error["characters_max"]) == (4097, 4096)
     assert "64 for each of the 64 tokens" in error["error"]
 
 
 async def test_a_token_that_the_model_has_no_row_for_never_reaches_a_stage(
-    parts: GatewayParts, client_for: ClientFor, engine: FakeEngine
+    state: AppState, client_for: ClientFor, engine: FakeEngine
 ) -> None:
-    small = client_for(replace(parts, model=replace(parts.model, vocab=110)))
+    small = client_for(replace(state, model=replace(state.model, vocab=110)))
     error = await refused(small, "a" + chr(110))
     assert (error["token_id"], error["vocab"]) == (110, 110)
     assert engine.orders == []
     await generate(small, "a" + chr(109))
 
 
-async def test_a_prompt_without_tokens_is_refused(
-    parts: GatewayParts, client_for: ClientFor
-) -> None:
+async def test_a_prompt_without_tokens_is_refused(state: AppState, client_for: ClientFor) -> None:
     class Silent:
         prefix: tuple[int, ...] = ()
 
         def encode(self, text: str) -> list[int]:
             return []
 
-    client = client_for(replace(parts, tokenizer=Silent()))  # type: ignore[arg-type]  # a fake
+    client = client_for(replace(state, tokenizer=Silent()))  # type: ignore[arg-type]  # a fake
     assert "no tokens" in (await refused(client, "\N{ZERO WIDTH SPACE}"))["error"]
 
 
-async def test_a_long_prompt_is_tokenized_aside(parts: GatewayParts) -> None:
+async def test_a_long_prompt_is_tokenized_aside(state: AppState) -> None:
     """The loop goes on meanwhile: the tokenizer waits for what only the loop can do."""
     started, allowed = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
@@ -395,9 +391,9 @@ async def test_a_long_prompt_is_tokenized_aside(parts: GatewayParts) -> None:
             assert allowed.wait(5)
             return [7]
 
-    roomy = replace(parts.model, context_tokens=1000)
+    roomy = replace(state.model, context_tokens=1000)
     slow: Any = Slow()
-    taken = intake.Intake(replace(parts, tokenizer=slow, model=roomy))
+    taken = intake.Intake(replace(state, tokenizer=slow, model=roomy))
     encoding = asyncio.create_task(taken.encode("x" * (intake.THREAD_ABOVE_CHARACTERS + 1)))
     await asyncio.wait_for(started.wait(), 5)
     allowed.set()

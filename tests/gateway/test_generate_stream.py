@@ -13,11 +13,11 @@ import pytest
 
 from edgeserve.clock import ManualClock
 from edgeserve.errors import StageUnavailable
-from edgeserve.gateway.parts import GatewayParts
+from edgeserve.gateway.app_state import AppState
 from edgeserve.testing import LOGPROB, FakeEngine
 
-ClientFor = Callable[[GatewayParts], httpx.AsyncClient]
-Serving = Callable[[GatewayParts], AbstractAsyncContextManager[str]]
+ClientFor = Callable[[AppState], httpx.AsyncClient]
+Serving = Callable[[AppState], AbstractAsyncContextManager[str]]
 
 
 async def stream(client: httpx.AsyncClient, inputs: str = "hello", **wishes: Any) -> Any:
@@ -91,20 +91,20 @@ async def test_a_stop_string_never_shows_in_the_stream(
 
 
 async def test_the_texts_of_the_events_are_the_text(
-    clock: ManualClock, parts: GatewayParts, client_for: ClientFor
+    clock: ManualClock, state: AppState, client_for: ClientFor
 ) -> None:
     reply = "a\N{LINE SEPARATOR}\x85\N{GRINNING FACE}\n\n\r".encode()
-    client = client_for(replace(parts, engine=FakeEngine(clock, reply)))
+    client = client_for(replace(state, engine=FakeEngine(clock, reply)))
     received = await stream(client, max_new_tokens=len(reply) + 2)
     text = "".join(event["token"]["text"] for event in received)
     assert text == received[-1]["generated_text"] == reply.decode() + "a\N{REPLACEMENT CHARACTER}"
 
 
 async def test_an_event_is_one_line_for_whoever_splits_lines(
-    clock: ManualClock, parts: GatewayParts, client_for: ClientFor
+    clock: ManualClock, state: AppState, client_for: ClientFor
 ) -> None:
     reply = "\N{LINE SEPARATOR}\x85".encode()
-    client = client_for(replace(parts, engine=FakeEngine(clock, reply)))
+    client = client_for(replace(state, engine=FakeEngine(clock, reply)))
     document = {"inputs": "x", "parameters": {"max_new_tokens": 5}}
     answer = await client.post("/generate_stream", json=document)
     lines = [line for line in answer.text.splitlines() if line]
@@ -112,9 +112,9 @@ async def test_an_event_is_one_line_for_whoever_splits_lines(
 
 
 async def test_random_weights_are_said_to_be_random_at_the_end(
-    parts: GatewayParts, client_for: ClientFor
+    state: AppState, client_for: ClientFor
 ) -> None:
-    random = replace(parts, model=replace(parts.model, weights="random"))
+    random = replace(state, model=replace(state.model, weights="random"))
     received = await stream(client_for(random), max_new_tokens=2)
     assert ["weights" in event for event in received] == [False, True]
     assert received[-1]["weights"] == "random"
@@ -149,10 +149,10 @@ async def test_a_bad_request_is_a_status_and_no_stream(client: httpx.AsyncClient
 
 @pytest.mark.slow
 async def test_events_come_as_their_tokens_do(
-    parts: GatewayParts, engine: FakeEngine, serving: Serving
+    state: AppState, engine: FakeEngine, serving: Serving
 ) -> None:
     engine.hold(after_tokens=1)
-    async with serving(parts) as url, httpx.AsyncClient() as client:
+    async with serving(state) as url, httpx.AsyncClient() as client:
         document = {"inputs": "hello", "parameters": {"max_new_tokens": 3}}
         async with client.stream("POST", f"{url}/generate_stream", json=document) as answer:
             lines = answer.aiter_lines()
@@ -165,10 +165,10 @@ async def test_events_come_as_their_tokens_do(
 
 @pytest.mark.slow
 async def test_silence_is_broken_by_comments(
-    parts: GatewayParts, engine: FakeEngine, serving: Serving
+    state: AppState, engine: FakeEngine, serving: Serving
 ) -> None:
     engine.hold(after_tokens=0)
-    impatient = replace(parts, keep_alive_s=0.01)
+    impatient = replace(state, keep_alive_s=0.01)
     async with serving(impatient) as url, httpx.AsyncClient() as client:
         document = {"inputs": "hello", "parameters": {"max_new_tokens": 3}}
         async with client.stream("POST", f"{url}/generate_stream", json=document) as answer:

@@ -11,8 +11,8 @@ import pytest
 from edgeserve.clock import ManualClock
 from edgeserve.errors import Unprocessable
 from edgeserve.gateway.api.body import parse_body
+from edgeserve.gateway.api.openai.request import CompletionRequest
 from edgeserve.gateway.generate.conversation import ChoiceAnswer, HeldTo, JsonAnswer, RegexAnswer
-from edgeserve.gateway.openai_request import CompletionRequest
 from edgeserve.testing import FakeEngine
 from tests.gateway.drawn import drawn
 

@@ -12,13 +12,13 @@ import jsonschema
 import pytest
 
 from edgeserve.clock import ManualClock
-from edgeserve.gateway.json_schema import GRAMMAR_BYTES_MAX
-from edgeserve.gateway.parts import GatewayParts
+from edgeserve.gateway.app_state import AppState
+from edgeserve.gateway.text.json_schema import GRAMMAR_BYTES_MAX
 from edgeserve.testing import FakeEngine
 from tests.gateway.drawn import drawn
 from tests.gateway.test_openai_chat import AtHome
 
-ClientFor = Callable[[GatewayParts], httpx.AsyncClient]
+ClientFor = Callable[[AppState], httpx.AsyncClient]
 SCHEMA = {
     "type": "object",
     "properties": {"size": {"enum": ["small", "large"]}, "count": {"type": "integer", "maximum": 9,
@@ -39,9 +39,9 @@ def engine(clock: ManualClock) -> FakeEngine:
 
 
 @pytest.fixture
-def client(parts: GatewayParts, client_for: ClientFor) -> httpx.AsyncClient:
+def client(state: AppState, client_for: ClientFor) -> httpx.AsyncClient:
     template = AtHome("{% for m in messages %}{{ m.content }}{% endfor %}", {})
-    return client_for(replace(parts, chat_template=template))
+    return client_for(replace(state, chat_template=template))
 
 
 async def ask(client: httpx.AsyncClient, path: str, **fields: Any) -> Any:

@@ -16,8 +16,8 @@ import pytest
 
 from edgeserve.errors import Unprocessable
 from edgeserve.gateway.app import create_app
-from edgeserve.gateway.parts import GatewayParts
-from edgeserve.gateway.refusal import parse_json
+from edgeserve.gateway.app_state import AppState
+from edgeserve.gateway.text.json_text import parse_json
 from edgeserve.testing import FakeEngine
 from tests.gateway.test_openai_chat import AtHome
 from tests.gateway.tool_templates import TAGGED_TEMPLATE
@@ -57,9 +57,9 @@ BODIES = [
 
 @pytest.fixture
 def client(
-    parts: GatewayParts, client_for: Callable[[GatewayParts], httpx.AsyncClient]
+    state: AppState, client_for: Callable[[AppState], httpx.AsyncClient]
 ) -> httpx.AsyncClient:
-    return client_for(replace(parts, chat_template=AtHome(TAGGED_TEMPLATE, {})))
+    return client_for(replace(state, chat_template=AtHome(TAGGED_TEMPLATE, {})))
 
 
 def with_halves(value: Any) -> Iterator[Any]:
@@ -97,10 +97,10 @@ async def test_half_a_character_is_a_422_wherever_text_enters(
 
 @pytest.mark.slow
 async def test_every_route_that_reads_json_refuses_it(
-    parts: GatewayParts, client: httpx.AsyncClient
+    state: AppState, client: httpx.AsyncClient
 ) -> None:
     """Whatever fields it has: routes to come, too."""
-    paths = create_app(parts).openapi()["paths"]
+    paths = create_app(state).openapi()["paths"]
     posted = [path for path, item in paths.items() if "requestBody" in item.get("post", {})]
     assert {path for path, _ in BODIES} <= {*posted}
     for path in posted:

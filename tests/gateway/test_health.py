@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from edgeserve.errors import EdgeserveError, StageUnavailable
-from edgeserve.gateway.health import PROOF_AGE_S, Health
-from edgeserve.gateway.parts import GatewayParts
+from edgeserve.gateway.app_state import AppState
+from edgeserve.gateway.observe.health import PROOF_AGE_S, Health
 from edgeserve.pipeline.generation import Ended, Generation, Order, Status
 from edgeserve.testing import FakeEngine
 
@@ -94,11 +94,11 @@ async def test_whoever_asks_meanwhile_shares_the_probe(
 
 
 async def test_one_who_stops_asking_does_not_end_the_probe_of_the_others(
-    parts: GatewayParts, engine: FakeEngine
+    state: AppState, engine: FakeEngine
 ) -> None:
     engine.set_status(QUIET)
     engine.hold()
-    health = Health(parts)
+    health = Health(state)
     first, second = asyncio.create_task(health.works()), asyncio.create_task(health.works())
     await engine.wait_for_orders(1)
     first.cancel()
@@ -110,12 +110,12 @@ async def test_one_who_stops_asking_does_not_end_the_probe_of_the_others(
 
 
 async def test_a_token_that_does_not_come_is_a_failure_and_frees_its_pages(
-    parts: GatewayParts, engine: FakeEngine
+    state: AppState, engine: FakeEngine
 ) -> None:
     engine.set_status(QUIET)
     engine.hold()
     with pytest.raises(StageUnavailable, match=r"no token came out within 0\.01 s"):
-        await Health(parts, probe_s=0.01).works()
+        await Health(state, probe_s=0.01).works()
     assert engine.cancelled == engine.orders
     assert engine.running == 0
 
@@ -138,16 +138,16 @@ async def test_a_queue_that_is_full_while_nothing_comes_out_is_not_healthy(
     assert answer.json()["error"].startswith("no token came out: 0 requests are running")
 
 
-async def test_a_probe_without_a_token_is_a_failure(parts: GatewayParts) -> None:
+async def test_a_probe_without_a_token_is_a_failure(state: AppState) -> None:
     class Empty(FakeEngine):
         async def submit(self, order: Order) -> Generation:
             generation = await super().submit(order)
             generation.deliver(Ended(reason="length"))
             return generation
 
-    engine = Empty(parts.clock)
+    engine = Empty(state.clock)
     engine.set_status(QUIET)
     engine.hold()
-    health = Health(GatewayParts(**{**vars(parts), "engine": engine}))
+    health = Health(AppState(**{**vars(state), "engine": engine}))
     with pytest.raises(EdgeserveError, match="the request ended without one"):
         await health.works()

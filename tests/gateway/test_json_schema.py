@@ -11,10 +11,10 @@ import jsonschema
 import pytest
 
 from edgeserve.errors import Unprocessable
-from edgeserve.gateway.exact_numbers import integers_between
-from edgeserve.gateway.guide import Guides, TokenGuide, json_rules
-from edgeserve.gateway.json_schema import FORMATS, GRAMMAR_BYTES_MAX, Closed, prepared
-from edgeserve.gateway.tokenizer import open_tokenizer
+from edgeserve.gateway.text.exact_numbers import integers_between
+from edgeserve.gateway.text.grammar import Guides, TokenGuide, json_rules
+from edgeserve.gateway.text.json_schema import FORMATS, GRAMMAR_BYTES_MAX, Closed, prepared
+from edgeserve.gateway.text.tokenizer import open_tokenizer
 
 VOCAB = 300
 EOS = 2

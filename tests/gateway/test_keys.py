@@ -11,9 +11,9 @@ import pytest
 from edgeserve.clock import ManualClock
 from edgeserve.config import GatewaySettings
 from edgeserve.errors import BadSettings, RateLimited
-from edgeserve.gateway import keys
-from edgeserve.gateway.keys import KeyRing, first_secret, read_keys
-from edgeserve.gateway.quota import Limits
+from edgeserve.gateway.edge import keys
+from edgeserve.gateway.edge.keys import KeyRing, first_secret, read_keys
+from edgeserve.gateway.edge.quota import Limits
 from tests.gateway.conftest import key_ring
 
 FILE = """

@@ -13,13 +13,13 @@ import pytest
 
 from edgeserve.clock import ManualClock
 from edgeserve.errors import StageUnavailable
-from edgeserve.gateway.parts import GatewayParts
-from edgeserve.gateway.quota import Limits
+from edgeserve.gateway.app_state import AppState
+from edgeserve.gateway.edge.quota import Limits
 from edgeserve.testing import FakeEngine
 from tests.gateway.conftest import key_ring
 from tests.gateway.test_disconnect import call
 
-ClientFor = Callable[[GatewayParts], httpx.AsyncClient]
+ClientFor = Callable[[AppState], httpx.AsyncClient]
 ALICE = {"authorization": "Bearer a"}
 BOB = {"authorization": "Bearer b"}
 ROUTES: dict[str, dict[str, Any]] = {
@@ -31,16 +31,16 @@ ROUTES: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def limited(parts: GatewayParts) -> Callable[..., GatewayParts]:
-    def limited(**limits: int) -> GatewayParts:
-        keys = key_ring(parts.clock, {"alice": "a", "bob": "b"}, Limits(**limits))
-        return replace(parts, keys=keys)
+def limited(state: AppState) -> Callable[..., AppState]:
+    def limited(**limits: int) -> AppState:
+        keys = key_ring(state.clock, {"alice": "a", "bob": "b"}, Limits(**limits))
+        return replace(state, keys=keys)
 
     return limited
 
 
-def in_use(parts: GatewayParts) -> dict[str, int]:
-    return {tenant.name: tenant.quota.in_use for tenant in parts.keys.tenants}
+def in_use(state: AppState) -> dict[str, int]:
+    return {tenant.name: tenant.quota.in_use for tenant in state.keys.tenants}
 
 
 async def post(
@@ -53,18 +53,18 @@ async def post(
 async def test_one_too_many_of_a_key_is_a_429_while_another_key_is_served(
     path: str, limited: Any, engine: FakeEngine, client_for: ClientFor
 ) -> None:
-    parts = limited(concurrency=1)
-    client = client_for(parts)
+    state = limited(concurrency=1)
+    client = client_for(state)
     engine.hold()
     first = asyncio.create_task(post(client, path, ALICE))
     await engine.wait_for_orders(1)
     refused = await post(client, path, ALICE)
     other = asyncio.create_task(post(client, path, BOB))
     await engine.wait_for_orders(2)
-    assert in_use(parts) == {"alice": 1, "bob": 1}
+    assert in_use(state) == {"alice": 1, "bob": 1}
     engine.release()
     assert [(await each).status_code for each in (first, other)] == [200, 200]
-    assert in_use(parts) == {"alice": 0, "bob": 0}
+    assert in_use(state) == {"alice": 0, "bob": 0}
     assert refused.status_code == 429
     assert refused.headers["retry-after"] == "1"
     assert [order.tenant for order in engine.orders] == ["alice", "bob"]
@@ -135,7 +135,7 @@ async def test_each_of_several_answers_counts(
 
 
 async def test_what_an_answer_did_not_need_can_be_asked_for_again(
-    parts: GatewayParts, limited: Any, client_for: ClientFor
+    state: AppState, limited: Any, client_for: ClientFor
 ) -> None:
     ends_soon = FakeEngine(ManualClock(), reply=(65, 2))
     client = client_for(replace(limited(tokens_per_minute=14), engine=ends_soon))
@@ -150,8 +150,8 @@ async def test_what_an_answer_did_not_need_can_be_asked_for_again(
 async def test_a_request_that_fails_gives_its_place_back(
     path: str, limited: Any, engine: FakeEngine, client_for: ClientFor
 ) -> None:
-    parts = limited(concurrency=1, tokens_per_minute=1000)
-    client = client_for(parts)
+    state = limited(concurrency=1, tokens_per_minute=1000)
+    client = client_for(state)
     engine.overload()
     assert (await post(client, path, ALICE)).status_code == 429
     engine.release()
@@ -159,35 +159,35 @@ async def test_a_request_that_fails_gives_its_place_back(
     await post(client, path, ALICE)
     engine.release()
     assert (await post(client, path, ALICE)).status_code == 200
-    assert in_use(parts)["alice"] == 0
-    assert parts.keys.tenants[0].quota.tokens_used == 0 + (3 + 2) + (3 + 7)
+    assert in_use(state)["alice"] == 0
+    assert state.keys.tenants[0].quota.tokens_used == 0 + (3 + 2) + (3 + 7)
 
 
 @pytest.mark.parametrize("path", ROUTES)
 async def test_a_client_that_leaves_gives_its_place_back(
     path: str, limited: Any, engine: FakeEngine
 ) -> None:
-    parts = limited(concurrency=1)
+    state = limited(concurrency=1)
     engine.hold(after_tokens=2)
     gone = asyncio.Event()
     body = json.dumps(ROUTES[path]).encode()
     headers = [(b"authorization", b"Bearer a")]
-    leaving = asyncio.create_task(call(parts, path, gone, body, headers))
+    leaving = asyncio.create_task(call(state, path, gone, body, headers))
     await engine.wait_for_orders(1)
-    assert in_use(parts)["alice"] == 1
+    assert in_use(state)["alice"] == 1
     gone.set()
     await leaving
-    assert in_use(parts)["alice"] == 0
+    assert in_use(state)["alice"] == 0
 
 
 async def test_what_is_refused_as_malformed_takes_nothing(
     limited: Any, client_for: ClientFor
 ) -> None:
-    parts = limited(concurrency=1, tokens_per_minute=1000)
-    client = client_for(parts)
+    state = limited(concurrency=1, tokens_per_minute=1000)
+    client = client_for(state)
     assert (await client.post("/generate", content=b"{", headers=ALICE)).status_code == 400
-    assert in_use(parts)["alice"] == 0
-    assert parts.keys.tenants[0].quota.headers()["x-ratelimit-remaining-tokens"] == "1000"
+    assert in_use(state)["alice"] == 0
+    assert state.keys.tenants[0].quota.headers()["x-ratelimit-remaining-tokens"] == "1000"
 
 
 async def test_metrics_tell_what_each_key_is_charged_with(

@@ -6,7 +6,7 @@ import asyncio
 import time
 
 from edgeserve.clock import MonotonicClock
-from edgeserve.gateway.loop_lag import PERIOD_S, LoopLag
+from edgeserve.gateway.edge.loop_lag import PERIOD_S, LoopLag
 
 HELD_S = 0.12
 

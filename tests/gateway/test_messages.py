@@ -15,8 +15,8 @@ import httpx
 import pytest
 
 from edgeserve.errors import Overloaded, RateLimited, StageUnavailable
-from edgeserve.gateway.anthropic_error import anthropic_error
-from edgeserve.gateway.parts import GatewayParts
+from edgeserve.gateway.app_state import AppState
+from edgeserve.gateway.edge.anthropic_error import anthropic_error
 from edgeserve.testing import FakeEngine
 from tests.gateway.conftest import key_ring
 from tests.gateway.messages import (
@@ -42,9 +42,9 @@ KEYS = {"alice": "sk-alice", "bob": "sk-bob"}
 
 
 @pytest.fixture
-def model(parts: GatewayParts, client_for: ClientFor) -> Callable[..., httpx.AsyncClient]:
+def model(state: AppState, client_for: ClientFor) -> Callable[..., httpx.AsyncClient]:
     def model(*texts: str, **more: Any) -> httpx.AsyncClient:
-        return client_for(talking(parts, *texts, **more))
+        return client_for(talking(state, *texts, **more))
 
     return model
 
@@ -105,10 +105,10 @@ async def test_thinking_and_effort_reach_the_template(
     ]  # fmt: skip
 
 
-async def test_an_answer_goes_back_as_it_came(parts: GatewayParts, client_for: ClientFor) -> None:
+async def test_an_answer_goes_back_as_it_came(state: AppState, client_for: ClientFor) -> None:
     """With what the tools said: the template sees one message with calls, and their results."""
     template = "{% for m in messages %}{{ m | tojson }}\n{% endfor %}"
-    here = talking(parts, "Look: " + CALLS, "done", template=template + "<tool_call>{{ tools }}")
+    here = talking(state, "Look: " + CALLS, "done", template=template + "<tool_call>{{ tools }}")
     client = client_for(here)
     first = await message(client, tools=TOOLS)
     _, sun, sea = first["content"]
@@ -209,10 +209,10 @@ async def test_calls_are_blocks_between_texts(model: Callable[..., httpx.AsyncCl
     assert answer["stop_reason"] == "tool_use"
 
 
-async def test_an_answer_is_held_to_a_schema(parts: GatewayParts, client_for: ClientFor) -> None:
+async def test_an_answer_is_held_to_a_schema(state: AppState, client_for: ClientFor) -> None:
     schema = {"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]}
     form = {"type": "json_schema", "schema": schema}
-    here = talking(parts, '{"a":1}', '{"a":1}', "x")
+    here = talking(state, '{"a":1}', '{"a":1}', "x")
     client = client_for(here)
     await message(client, output_config={"format": form})
     await message(client, output_format=form)
@@ -230,10 +230,8 @@ async def test_a_receipt_comes_when_it_is_asked_for(client: httpx.AsyncClient) -
     assert "timing" not in (await stream(client, max_tokens=3))[-2]
 
 
-async def test_weights_that_mean_nothing_are_told(
-    parts: GatewayParts, client_for: ClientFor
-) -> None:
-    here = talking(parts, template=PLAIN)
+async def test_weights_that_mean_nothing_are_told(state: AppState, client_for: ClientFor) -> None:
+    here = talking(state, template=PLAIN)
     client = client_for(replace(here, model=replace(here.model, weights="random")))
     assert (await message(client, max_tokens=1))["weights"] == "random"
     assert (await stream(client, max_tokens=1))[0]["message"]["weights"] == "random"
@@ -254,8 +252,8 @@ async def test_a_stream_tells_of_each_block(model: Callable[..., httpx.AsyncClie
     starts = [each["content_block"] for each in events if each["type"] == "content_block_start"]
     assert starts[0] == {"type": "text", "text": ""}
     assert [start["input"] for start in starts[1:]] == [{}, {}]
-    parts = [each["delta"] for each in events if each["type"] == "content_block_delta"]
-    assert [json.loads(each["partial_json"]) for each in parts if "partial_json" in each] == [
+    state = [each["delta"] for each in events if each["type"] == "content_block_delta"]
+    assert [json.loads(each["partial_json"]) for each in state if "partial_json" in each] == [
         ROME,
         OSLO,
     ]
@@ -274,10 +272,10 @@ async def test_a_stream_that_breaks_off_says_so(
 
 
 async def test_silence_is_filled_with_pings(
-    parts: GatewayParts, engine: FakeEngine, serving: Serving
+    state: AppState, engine: FakeEngine, serving: Serving
 ) -> None:
     engine.hold(after_tokens=1)
-    here = replace(talking(parts, template=PLAIN), keep_alive_s=0.01)
+    here = replace(talking(state, template=PLAIN), keep_alive_s=0.01)
     body = {**ASK, "stream": True, "max_tokens": 2}
     async with (
         serving(here) as url,
@@ -363,9 +361,9 @@ async def test_another_model_is_not_found_and_the_way_to_it_is_told(
 
 
 async def test_a_name_of_anthropics_may_be_one_of_ours(
-    parts: GatewayParts, client_for: ClientFor
+    state: AppState, client_for: ClientFor
 ) -> None:
-    here = talking(parts, template=PLAIN)
+    here = talking(state, template=PLAIN)
     facts = replace(here.model, aliases=("claude-opus-4-8",))
     client = client_for(replace(here, model=facts))
     assert (await message(client, model="claude-opus-4-8"))["model"] == "claude-opus-4-8"
@@ -389,10 +387,10 @@ async def test_a_name_of_anthropics_may_be_one_of_ours(
     ],
 )
 async def test_a_key_may_come_in_either_header(
-    headers: dict[str, str], status: int, parts: GatewayParts, client_for: ClientFor
+    headers: dict[str, str], status: int, state: AppState, client_for: ClientFor
 ) -> None:
-    here = talking(parts, template=PLAIN)
-    client = client_for(replace(here, keys=key_ring(parts.clock, KEYS)))
+    here = talking(state, template=PLAIN)
+    client = client_for(replace(here, keys=key_ring(state.clock, KEYS)))
     answer = await client.post(PATH, json=ASK, headers=headers)
     assert answer.status_code == status
     if status == 401:
@@ -407,9 +405,9 @@ async def test_a_key_may_come_in_either_header(
 
 
 async def test_tokens_are_counted_through_the_same_template(
-    parts: GatewayParts, client_for: ClientFor
+    state: AppState, client_for: ClientFor
 ) -> None:
-    here = talking(parts)
+    here = talking(state)
     client = client_for(here)
     for more in ({}, {"tools": TOOLS, "system": "be kind"}, {"thinking": {"type": "adaptive"}}):
         answer = await client.post(COUNT, json={"messages": [HELLO], **more})

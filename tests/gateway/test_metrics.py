@@ -18,15 +18,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from edgeserve.clock import ManualClock
-from edgeserve.gateway.loop_lag import LoopLag
-from edgeserve.gateway.metrics import (
+from edgeserve.gateway.app_state import AppState
+from edgeserve.gateway.edge.loop_lag import LoopLag
+from edgeserve.gateway.observe.metrics import (
     PREFIX,
     exposition,
     loop_metrics,
     pipeline_metrics,
     tenant_metrics,
 )
-from edgeserve.gateway.parts import GatewayParts
 from edgeserve.pipeline.generation import Status
 from edgeserve.testing import FakeEngine
 from tests.gateway.conftest import key_ring
@@ -94,9 +94,9 @@ async def test_names_are_the_same_whatever_format_is_preferred(
 
 
 async def test_names_labels_and_help_are_as_promtool_wants_them(
-    parts: GatewayParts, client_for: Callable[[GatewayParts], httpx.AsyncClient]
+    state: AppState, client_for: Callable[[AppState], httpx.AsyncClient]
 ) -> None:
-    text = await whole(parts, client_for)
+    text = await whole(state, client_for)
     assert complaints(text) == []
     for family in text_string_to_metric_families(text):
         assert re.fullmatch(rf"{PREFIX}[a-z][a-z0-9_]*", family.name)
@@ -105,9 +105,9 @@ async def test_names_labels_and_help_are_as_promtool_wants_them(
 
 @pytest.mark.skipif(PROMTOOL is None, reason="there is no promtool (Debian's package prometheus)")
 async def test_promtool_itself_has_no_complaint(
-    parts: GatewayParts, client_for: Callable[[GatewayParts], httpx.AsyncClient]
+    state: AppState, client_for: Callable[[AppState], httpx.AsyncClient]
 ) -> None:
-    text = await whole(parts, client_for)
+    text = await whole(state, client_for)
     checked = promtool("metrics", given=text)
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
     bad = text.replace("edgeserve_frames_total", "edgeserve:frames_total")
@@ -123,11 +123,9 @@ def promtool(what: str, *files: str, given: str = "") -> subprocess.CompletedPro
     )
 
 
-async def whole(
-    parts: GatewayParts, client_for: Callable[[GatewayParts], httpx.AsyncClient]
-) -> str:
+async def whole(state: AppState, client_for: Callable[[AppState], httpx.AsyncClient]) -> str:
     """Everything there is, the figures of keys included, after an answer."""
-    client = client_for(replace(parts, keys=key_ring(parts.clock, {"me": "open"})))
+    client = client_for(replace(state, keys=key_ring(state.clock, {"me": "open"})))
     client.headers["authorization"] = "Bearer open"
     await generate(client, 5)
     return await scrape(client)

@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from edgeserve.errors import NotFound
-from edgeserve.gateway.parts import GatewayParts, ModelFacts
+from edgeserve.gateway.app_state import AppState, ModelFacts
 
-ClientFor = Callable[[GatewayParts], httpx.AsyncClient]
+ClientFor = Callable[[AppState], httpx.AsyncClient]
 NAMES = ("org/name", "short", "other/Name-2")
 
 
@@ -25,8 +25,8 @@ def facts(*names: str) -> ModelFacts:
 
 
 @pytest.fixture
-def named(parts: GatewayParts, client_for: ClientFor) -> httpx.AsyncClient:
-    return client_for(replace(parts, model=facts(*NAMES)))
+def named(state: AppState, client_for: ClientFor) -> httpx.AsyncClient:
+    return client_for(replace(state, model=facts(*NAMES)))
 
 
 @pytest.mark.parametrize(

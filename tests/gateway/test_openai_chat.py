@@ -11,13 +11,13 @@ import httpx
 import pytest
 
 from edgeserve.errors import StageUnavailable
-from edgeserve.gateway.chat_render import answer as render
-from edgeserve.gateway.chat_template import ChatTemplate
-from edgeserve.gateway.parts import GatewayParts
+from edgeserve.gateway.app_state import AppState
+from edgeserve.gateway.text.chat_render import answer as render
+from edgeserve.gateway.text.chat_template import ChatTemplate
 from edgeserve.testing import LOGPROB, FakeEngine
 from tests.gateway.test_openai_completions import usage
 
-ClientFor = Callable[[GatewayParts], httpx.AsyncClient]
+ClientFor = Callable[[AppState], httpx.AsyncClient]
 PATH = "/v1/chat/completions"
 TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'developer' %}{{ raise_exception('no developers') }}"
@@ -35,12 +35,12 @@ class AtHome(ChatTemplate):
 
 
 @pytest.fixture
-def talking(parts: GatewayParts) -> GatewayParts:
-    return replace(parts, chat_template=AtHome(TEMPLATE, {}))
+def talking(state: AppState) -> AppState:
+    return replace(state, chat_template=AtHome(TEMPLATE, {}))
 
 
 @pytest.fixture
-def client(talking: GatewayParts, client_for: ClientFor) -> httpx.AsyncClient:
+def client(talking: AppState, client_for: ClientFor) -> httpx.AsyncClient:
     return client_for(talking)
 
 
@@ -72,7 +72,7 @@ async def test_the_template_makes_the_prompt(client: httpx.AsyncClient, engine: 
 
 
 async def test_the_template_alone_frames_the_prompt(
-    talking: GatewayParts, client_for: ClientFor, engine: FakeEngine
+    talking: AppState, client_for: ClientFor, engine: FakeEngine
 ) -> None:
     class Framing:
         """As a tokenizer that begins every prompt with a token of its own."""
@@ -94,7 +94,7 @@ async def test_the_template_alone_frames_the_prompt(
 
 
 async def test_without_a_number_up_to_1024_tokens_come(
-    talking: GatewayParts, client_for: ClientFor, engine: FakeEngine
+    talking: AppState, client_for: ClientFor, engine: FakeEngine
 ) -> None:
     roomy = client_for(replace(talking, model=replace(talking.model, context_tokens=5000)))
     await chat(roomy)
@@ -163,9 +163,9 @@ async def test_messages_that_the_template_refuses_are_refused_with_its_words(
 
 
 async def test_a_model_without_a_template_says_what_to_do(
-    parts: GatewayParts, client_for: ClientFor
+    state: AppState, client_for: ClientFor
 ) -> None:
-    error = await refused(client_for(parts))
+    error = await refused(client_for(state))
     assert (
         "fake has no chat template: put a chat_template.jinja into its folder" in error["message"]
     )

@@ -15,15 +15,15 @@ import edgeserve
 from edgeserve.clock import ManualClock
 from edgeserve.errors import StageUnavailable
 from edgeserve.gateway.app import create_app
-from edgeserve.gateway.border import BODY_BYTES_MAX
-from edgeserve.gateway.openai_error import OPENAI_PATHS
-from edgeserve.gateway.parts import GatewayParts
+from edgeserve.gateway.app_state import AppState
+from edgeserve.gateway.edge.middleware import BODY_BYTES_MAX
+from edgeserve.gateway.edge.openai_error import OPENAI_PATHS
 from edgeserve.pipeline.generation import Generation, Order, Status, Token
 from edgeserve.testing import LOGPROB, FakeEngine
 from tests.gateway.conftest import key_ring
 from tests.gateway.test_disconnect import call
 
-ClientFor = Callable[[GatewayParts], httpx.AsyncClient]
+ClientFor = Callable[[AppState], httpx.AsyncClient]
 PATH = "/v1/completions"
 
 
@@ -100,10 +100,10 @@ async def test_the_receipt_comes_when_asked_for(client: httpx.AsyncClient) -> No
 
 
 async def test_what_makes_an_answer_mean_less_is_said(
-    parts: GatewayParts, client_for: ClientFor, engine: FakeEngine
+    state: AppState, client_for: ClientFor, engine: FakeEngine
 ) -> None:
     engine.set_status(Status(phase="ready", simulation="paced simulation: x"))
-    client = client_for(replace(parts, model=replace(parts.model, weights="random")))
+    client = client_for(replace(state, model=replace(state.model, weights="random")))
     for document in (await complete(client), *await stream(client)):
         assert document["weights"] == "random"
         assert document["simulation"] == "paced simulation: x"
@@ -134,11 +134,11 @@ async def test_an_echo_goes_before_the_text_once(client: httpx.AsyncClient) -> N
 
 
 async def test_a_prompt_that_does_not_fit_is_not_decoded_to_be_echoed(
-    client: httpx.AsyncClient, parts: GatewayParts, monkeypatch: pytest.MonkeyPatch
+    client: httpx.AsyncClient, state: AppState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A million of its tokens would hold up everybody's for a second."""
     decoded: list[Any] = []
-    monkeypatch.setattr(parts.tokenizer, "decode", decoded.append)
+    monkeypatch.setattr(state.tokenizer, "decode", decoded.append)
     error = await refused(client, prompt=[104] * 65, max_tokens=1, echo=True)
     assert "the prompt has 65 tokens" in error["message"]
     assert decoded == []
@@ -161,9 +161,9 @@ async def test_wishes_reach_the_pipeline(client: httpx.AsyncClient, engine: Fake
 
 
 async def test_what_stops_an_answer_is_no_part_of_it(
-    clock: ManualClock, parts: GatewayParts, client_for: ClientFor
+    clock: ManualClock, state: AppState, client_for: ClientFor
 ) -> None:
-    client = client_for(replace(parts, engine=FakeEngine(clock, b"ab\x02cd")))
+    client = client_for(replace(state, engine=FakeEngine(clock, b"ab\x02cd")))
     for fields, text in (({}, "ab"), ({"stop": "b"}, "a")):
         choice = (await complete(client, **fields))["choices"][0]
         assert (choice["text"], choice["finish_reason"]) == (text, "stop")
@@ -177,9 +177,9 @@ async def test_a_stop_string_ends_the_work(client: httpx.AsyncClient, engine: Fa
 
 
 async def test_logprobs_are_of_the_tokens_that_are_text(
-    clock: ManualClock, parts: GatewayParts, client_for: ClientFor
+    clock: ManualClock, state: AppState, client_for: ClientFor
 ) -> None:
-    client = client_for(replace(parts, engine=FakeEngine(clock, "h\N{EURO SIGN}\x02".encode())))
+    client = client_for(replace(state, engine=FakeEngine(clock, "h\N{EURO SIGN}\x02".encode())))
     whole = (await complete(client, logprobs=0))["choices"][0]["logprobs"]
     assert whole == {
         "tokens": ["h", *["\N{REPLACEMENT CHARACTER}"] * 3],
@@ -193,7 +193,7 @@ async def test_logprobs_are_of_the_tokens_that_are_text(
 
 
 async def test_the_likeliest_tokens_are_told_and_the_chosen_one_among_them(
-    parts: GatewayParts, client_for: ClientFor
+    state: AppState, client_for: ClientFor
 ) -> None:
     class Unlikely(FakeEngine):
         def _begin(self, order: Order) -> Any:
@@ -202,7 +202,7 @@ async def test_the_likeliest_tokens_are_told_and_the_chosen_one_among_them(
             running.generation.deliver(Token(token=104, logprob=-3.0, top=top))
             return running
 
-    client = client_for(replace(parts, engine=Unlikely(parts.clock)))
+    client = client_for(replace(state, engine=Unlikely(state.clock)))
     broken = "\N{REPLACEMENT CHARACTER}"
     whole = (await complete(client, logprobs=3, max_tokens=2))["choices"][0]["logprobs"]
     assert list(whole["top_logprobs"][0].items()) == [("x", -0.1), (broken, -0.2), ("h", -3.0)]
@@ -225,7 +225,7 @@ async def test_a_token_that_is_not_in_the_vocabulary_cannot_be_biased(
 
 
 async def test_a_token_that_cannot_be_has_a_number_all_the_same(
-    parts: GatewayParts, client_for: ClientFor
+    state: AppState, client_for: ClientFor
 ) -> None:
     class Impossible(FakeEngine):
         def _begin(self, order: Order) -> Any:
@@ -233,7 +233,7 @@ async def test_a_token_that_cannot_be_has_a_number_all_the_same(
             running.generation.deliver(Token(token=104, logprob=float("-inf")))
             return running
 
-    client = client_for(replace(parts, engine=Impossible(parts.clock)))
+    client = client_for(replace(state, engine=Impossible(state.clock)))
     answer = await complete(client, logprobs=0, max_tokens=2)
     assert answer["choices"][0]["logprobs"]["token_logprobs"] == [-9999.0, LOGPROB]
 
@@ -351,11 +351,11 @@ async def test_the_first_of_several_answers_goes_ahead_so_that_the_others_find_i
 
 @pytest.mark.parametrize("streams", [False, True])
 async def test_if_one_is_refused_all_are_and_the_others_are_freed(
-    streams: bool, parts: GatewayParts, client_for: ClientFor
+    streams: bool, state: AppState, client_for: ClientFor
 ) -> None:
-    engine = Narrow(parts.clock)
+    engine = Narrow(state.clock)
     engine.hold(after_tokens=1)
-    client = client_for(replace(parts, engine=engine))
+    client = client_for(replace(state, engine=engine))
     body = {"prompt": "hello", "n": 3, "stream": streams}
     answer = await client.post(PATH, json=body)
     assert answer.status_code == 429
@@ -369,13 +369,13 @@ async def test_if_one_is_refused_all_are_and_the_others_are_freed(
 
 @pytest.mark.parametrize("fields", [{}, {"stream": True}, {"n": 3}, {"n": 3, "stream": True}])
 async def test_whoever_leaves_frees_all_answers(
-    fields: dict[str, Any], parts: GatewayParts, engine: FakeEngine
+    fields: dict[str, Any], state: AppState, engine: FakeEngine
 ) -> None:
     engine.hold(after_tokens=1)
     gone = asyncio.Event()
     before = asyncio.all_tasks()
     body = json.dumps({"prompt": "hello", **fields}).encode()
-    asking = asyncio.create_task(call(parts, PATH, gone, body))
+    asking = asyncio.create_task(call(state, PATH, gone, body))
     await engine.wait_for_orders(fields.get("n", 1))
     assert engine.cancelled == []
     gone.set()
@@ -418,9 +418,9 @@ async def test_refusals_speak_of_the_fields_of_this_route(client: httpx.AsyncCli
 
 
 async def test_errors_have_openais_shape_on_its_routes_and_ours_elsewhere(
-    parts: GatewayParts, client_for: ClientFor
+    state: AppState, client_for: ClientFor
 ) -> None:
-    locked = client_for(replace(parts, keys=key_ring(parts.clock, {"me": "open sesame"})))
+    locked = client_for(replace(state, keys=key_ring(state.clock, {"me": "open sesame"})))
     for path in OPENAI_PATHS:
         answer = await locked.post(path)
         assert answer.status_code == 401
@@ -449,10 +449,10 @@ async def test_the_border_speaks_openais_way_too(
     assert error["type"] == "invalid_request_error"
 
 
-async def test_the_routes_in_openais_shape_are_those_that_there_are(parts: GatewayParts) -> None:
+async def test_the_routes_in_openais_shape_are_those_that_there_are(state: AppState) -> None:
     tagged = {
         path
-        for path, methods in create_app(parts).openapi()["paths"].items()
+        for path, methods in create_app(state).openapi()["paths"].items()
         for method in methods.values()
         if method["tags"] == ["openai"]
     }

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from edgeserve.errors import BadRequest, Unprocessable
 from edgeserve.families.sampling import SEED_MAX
 from edgeserve.gateway.api.body import parse_body
-from edgeserve.gateway.openai_request import (
+from edgeserve.gateway.api.openai.request import (
     CHOICES_MAX,
     ChatRequest,
     CompletionRequest,
     OpenAIRequest,
 )
-from edgeserve.gateway.unread_fields import ACCEPTED, NOT_SERVED
+from edgeserve.gateway.api.openai.unread_fields import ACCEPTED, NOT_SERVED
 
 HELLO = [{"role": "user", "content": "hello"}]
 KINDS: list[tuple[type[OpenAIRequest], dict[str, Any]]] = [

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from edgeserve.errors import BadModel, Unprocessable
-from edgeserve.gateway import chat_render
-from edgeserve.gateway.chat_template import RESERVED, ChatTemplate, read_chat_template
-from edgeserve.gateway.tokenizer import read_tokenizer
-from edgeserve.gateway.tool_call import TAGGED
+from edgeserve.gateway.text import chat_render
+from edgeserve.gateway.text.chat_template import RESERVED, ChatTemplate, read_chat_template
+from edgeserve.gateway.text.tokenizer import read_tokenizer
+from edgeserve.gateway.text.tool_call import TAGGED
 from tests.gateway.conftest import write_json
 
 DEMO = Path(__file__).parents[2] / "edgeserve" / "demo"

@@ -12,13 +12,13 @@ import httpx
 import pytest
 
 from edgeserve.clock import ManualClock
-from edgeserve.gateway.parts import GatewayParts
+from edgeserve.gateway.app_state import AppState
 from edgeserve.pipeline.generation import Order
 from edgeserve.testing import FakeEngine
 from tests.gateway.test_openai_chat import AtHome
 from tests.gateway.tool_templates import BARE_TEMPLATE, TAGGED_TEMPLATE
 
-ClientFor = Callable[[GatewayParts], httpx.AsyncClient]
+ClientFor = Callable[[AppState], httpx.AsyncClient]
 HELLO = [{"role": "user", "content": "hello"}]
 TOOLS = [
     {"type": "function", "function": {"name": name, "description": "Of a place."}}
@@ -41,12 +41,12 @@ def saying(*texts: str) -> Callable[[Order], Sequence[int]]:
 
 
 @pytest.fixture
-def model(parts: GatewayParts, client_for: ClientFor) -> Callable[..., httpx.AsyncClient]:
+def model(state: AppState, client_for: ClientFor) -> Callable[..., httpx.AsyncClient]:
     def model(*texts: str, template: str = TAGGED_TEMPLATE) -> httpx.AsyncClient:
         engine = FakeEngine(ManualClock(100.0), saying(*texts))
-        facts = replace(parts.model, context_tokens=4000)
+        facts = replace(state.model, context_tokens=4000)
         template_here = AtHome(template, {"bos_token": "<s>"})
-        return client_for(replace(parts, engine=engine, model=facts, chat_template=template_here))
+        return client_for(replace(state, engine=engine, model=facts, chat_template=template_here))
 
     return model
 
@@ -192,9 +192,7 @@ async def test_logprobs_come_for_each_token_of_a_call(
     assert len(choice["logprobs"]["content"]) == len(TAGGED.encode())
 
 
-async def test_no_tools_no_calls(
-    parts: GatewayParts, model: Callable[..., httpx.AsyncClient]
-) -> None:
+async def test_no_tools_no_calls(state: AppState, model: Callable[..., httpx.AsyncClient]) -> None:
     (choice,) = await choices(model(TAGGED), tool_choice="none")
     assert choice["message"] == {"role": "assistant", "content": TAGGED}
     (choice,) = await choices(model(TAGGED), tools=None)
@@ -211,12 +209,12 @@ async def test_no_tools_no_calls(
     ],
 )
 async def test_the_prompt_has_the_tools_that_may_be_called(
-    fields: dict[str, Any], shows: bool, guided: bool, parts: GatewayParts, client_for: ClientFor
+    fields: dict[str, Any], shows: bool, guided: bool, state: AppState, client_for: ClientFor
 ) -> None:
     engine = FakeEngine(ManualClock(100.0), saying(TAGGED))
-    facts = replace(parts.model, context_tokens=4000)
+    facts = replace(state.model, context_tokens=4000)
     template = AtHome(TAGGED_TEMPLATE, {})
-    here = replace(parts, engine=engine, model=facts, chat_template=template)
+    here = replace(state, engine=engine, model=facts, chat_template=template)
     await choices(client_for(here), **fields)
     (order,) = engine.orders
     assert (b"Of a place." in bytes(order.prompt)) == shows

@@ -14,8 +14,8 @@ import pytest
 from edgeserve.clock import MonotonicClock, unix_ns
 from edgeserve.errors import BadSettings, StageUnavailable
 from edgeserve.gateway.app import create_app
-from edgeserve.gateway.exchange import Exchange
-from edgeserve.gateway.parts import GatewayParts
+from edgeserve.gateway.app_state import AppState
+from edgeserve.gateway.edge.request_context import RequestContext
 from edgeserve.gateway.serve import _traced
 from edgeserve.testing import COMPUTE_SHARE, FakeEngine
 from tests.gateway.conftest import key_ring
@@ -28,7 +28,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from edgeserve.gateway.otel import Tracing, open_tracing
+from edgeserve.gateway.observe.otel import Tracing, open_tracing
 
 Told = Callable[[], tuple[ReadableSpan, ...]]
 BODY = {"inputs": "abc", "parameters": {"max_new_tokens": 4}}
@@ -58,12 +58,12 @@ def told(tracing: Tracing, exporter: InMemorySpanExporter) -> Told:
 
 
 @pytest.fixture
-def traced(parts: GatewayParts, tracing: Tracing) -> httpx.AsyncClient:
-    return client_of(parts, tracing)
+def traced(state: AppState, tracing: Tracing) -> httpx.AsyncClient:
+    return client_of(state, tracing)
 
 
-def client_of(parts: GatewayParts, tracing: Tracing) -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(create_app(parts, [tracing.tell]))
+def client_of(state: AppState, tracing: Tracing) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(create_app(state, [tracing.tell]))
     return httpx.AsyncClient(transport=transport, base_url="http://gateway")
 
 
@@ -80,9 +80,9 @@ def length_ms(span: ReadableSpan) -> float:
 
 
 async def test_a_request_is_a_span_and_its_stages_lie_below_it(
-    parts: GatewayParts, tracing: Tracing, told: Told
+    state: AppState, tracing: Tracing, told: Told
 ) -> None:
-    client = client_of(replace(parts, keys=key_ring(parts.clock, {"alice": "k"})), tracing)
+    client = client_of(replace(state, keys=key_ring(state.clock, {"alice": "k"})), tracing)
     headers = {"authorization": "Bearer k", "x-request-id": "abc"}
     before_ns = unix_ns()
     await client.post("/generate", json=BODY, headers=headers)
@@ -207,9 +207,9 @@ async def test_who_only_looks_leaves_no_trace(traced: httpx.AsyncClient, told: T
 
 
 async def test_neither_prompts_nor_answers_nor_keys_are_in_a_trace(
-    parts: GatewayParts, tracing: Tracing, told: Told
+    state: AppState, tracing: Tracing, told: Told
 ) -> None:
-    client = client_of(replace(parts, keys=key_ring(parts.clock, {"alice": "sesame"})), tracing)
+    client = client_of(replace(state, keys=key_ring(state.clock, {"alice": "sesame"})), tracing)
     body = {"inputs": "a secret wish", "parameters": {"max_new_tokens": 13}}
     answer = await client.post("/generate", json=body, headers={"authorization": "Bearer sesame"})
     assert answer.json()["generated_text"] == "a secret wish"
@@ -241,10 +241,10 @@ async def collector() -> AsyncIterator[tuple[str, asyncio.Queue[tuple[str, bytes
 
 
 @pytest.mark.slow
-async def test_a_trace_arrives_at_a_collector(parts: GatewayParts) -> None:
+async def test_a_trace_arrives_at_a_collector(state: AppState) -> None:
     async with collector() as (url, received), asyncio.timeout(10):
         tracing = open_tracing(url, "fake")
-        await client_of(parts, tracing).post("/generate", json=BODY)
+        await client_of(state, tracing).post("/generate", json=BODY)
         await asyncio.to_thread(tracing.close)
         path, body = await received.get()
     (of_service,) = ExportTraceServiceRequest.FromString(body).resource_spans
@@ -255,13 +255,13 @@ async def test_a_trace_arrives_at_a_collector(parts: GatewayParts) -> None:
 
 @pytest.mark.slow
 async def test_a_collector_that_is_not_there_holds_up_neither_answers_nor_the_end(
-    parts: GatewayParts, monkeypatch: pytest.MonkeyPatch
+    state: AppState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "1")  # in seconds; its own is 10
     clock = MonotonicClock()
     begun_s = clock.now_s()
     tracing = open_tracing("http://127.0.0.1:9", "fake")
-    answer = await client_of(parts, tracing).post("/generate", json=BODY)
+    answer = await client_of(state, tracing).post("/generate", json=BODY)
     assert answer.status_code == 200
     assert clock.now_s() - begun_s < 1
     await asyncio.to_thread(tracing.close)
@@ -269,13 +269,13 @@ async def test_a_collector_that_is_not_there_holds_up_neither_answers_nor_the_en
 
 
 async def test_a_trace_that_cannot_be_made_is_logged(
-    parts: GatewayParts, tracing: Tracing, told: Told, caplog: pytest.LogCaptureFixture
+    state: AppState, tracing: Tracing, told: Told, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def tell_broken(exchange: Exchange) -> None:
-        exchange.scope["headers"] = None
-        tracing.tell(exchange)
+    def tell_broken(context: RequestContext) -> None:
+        context.scope["headers"] = None
+        tracing.tell(context)
 
-    transport = httpx.ASGITransport(create_app(parts, [tell_broken]))
+    transport = httpx.ASGITransport(create_app(state, [tell_broken]))
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
         assert (await client.post("/generate", json=BODY)).status_code == 200
     assert told() == ()
@@ -288,7 +288,7 @@ async def test_a_trace_that_cannot_be_made_is_logged(
 def test_a_gateway_that_lacks_the_extra_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delitem(sys.modules, "edgeserve.gateway.otel", raising=False)
+    monkeypatch.delitem(sys.modules, "edgeserve.gateway.observe.otel", raising=False)
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     with pytest.raises(BadSettings, match=r"pip install 'edgeserve\[otel\]'"):
         _traced("http://127.0.0.1:4318", "fake").__enter__()

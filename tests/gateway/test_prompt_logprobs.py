@@ -12,10 +12,10 @@ import httpx
 import pytest
 
 from edgeserve.errors import StageUnavailable
+from edgeserve.gateway.api.openai.request import PROMPTS_MAX
 from edgeserve.gateway.api.prompt_logprobs import text_offsets
-from edgeserve.gateway.openai_request import PROMPTS_MAX
-from edgeserve.gateway.parts import GatewayParts
-from edgeserve.gateway.tokenizer import read_tokenizer
+from edgeserve.gateway.app_state import AppState
+from edgeserve.gateway.text.tokenizer import read_tokenizer
 from edgeserve.pipeline.generation import Order, Scoring, Token
 from edgeserve.testing import LOGPROB, FakeEngine
 from tests.gateway.test_openai_chat import AtHome
@@ -28,8 +28,8 @@ END = 2
 class Told(FakeEngine):
     """Answers with `END`, and has these tokens for a prompt."""
 
-    def __init__(self, parts: GatewayParts, prompt: Sequence[Token]) -> None:
-        super().__init__(parts.clock, reply=[END])
+    def __init__(self, state: AppState, prompt: Sequence[Token]) -> None:
+        super().__init__(state.clock, reply=[END])
         self._prompt = tuple(prompt)
 
     def scored(self, order: Order) -> tuple[Token, ...]:
@@ -128,10 +128,10 @@ async def test_the_first_chunk_of_a_stream_tells_the_prompt(client: httpx.AsyncC
 
 
 async def test_the_token_that_ends_the_answer_is_told_behind_an_echo(
-    parts: GatewayParts, client_for: ClientFor
+    state: AppState, client_for: ClientFor
 ) -> None:
     """Who asks for one new token leaves out the last one told, whatever it is."""
-    client = client_for(replace(parts, engine=FakeEngine(parts.clock, reply=[END])))
+    client = client_for(replace(state, engine=FakeEngine(state.clock, reply=[END])))
     answer = await complete(client, prompt="ab", echo=True, logprobs=1, max_tokens=1)
     [choice] = answer["choices"]
     assert choice["text"] == "ab"
@@ -181,13 +181,13 @@ async def test_a_prompt_may_fill_the_context_if_nothing_is_to_follow(
 
 
 async def test_a_token_that_could_not_be_and_texts_that_are_alike_are_told_as_they_are(
-    parts: GatewayParts, client_for: ClientFor
+    state: AppState, client_for: ClientFor
 ) -> None:
     """Both bytes are halves of characters, and have one text: the largest number here is that of
     the likeliest token, or a client would take the prompt's own for it.
     """
     prompt = [Token(0x80, -5.0, ((0x81, -0.25),), 2), Token(98, -math.inf, ((99, -0.5),), 300)]
-    client = client_for(replace(parts, engine=Told(parts, prompt)))
+    client = client_for(replace(state, engine=Told(state, prompt)))
 
     answer = await complete(
         client, prompt=[97, 0x80, 98], echo=True, logprobs=1, max_tokens=0
@@ -200,13 +200,13 @@ async def test_a_token_that_could_not_be_and_texts_that_are_alike_are_told_as_th
 
 @pytest.mark.parametrize("max_tokens", [0, 1])
 async def test_a_prompt_whose_text_is_empty_is_told_too(
-    max_tokens: int, parts: GatewayParts, client_for: ClientFor, llama_folder: Path
+    max_tokens: int, state: AppState, client_for: ClientFor, llama_folder: Path
 ) -> None:
     """As that of the space that a tokenizer puts before a text."""
-    tokenizer, model = read_tokenizer(llama_folder), replace(parts.model, vocab=1000)
+    tokenizer, model = read_tokenizer(llama_folder), replace(state.model, vocab=1000)
     space = next(i for i in range(tokenizer.vocab_size) if tokenizer.token_bytes(i) == b" ")
     assert tokenizer.decode([space]) == ""
-    client = client_for(replace(parts, tokenizer=tokenizer, model=model))
+    client = client_for(replace(state, tokenizer=tokenizer, model=model))
     answer = await complete(client, prompt=[space], echo=True, logprobs=1, max_tokens=max_tokens)
     told = answer["choices"][0]["logprobs"]
     assert told["tokens"] == [" "] * (1 + max_tokens)
@@ -265,10 +265,10 @@ def test_a_special_token_that_the_text_spells_out_takes_its_place(
 
 
 async def test_prompt_logprobs_are_told_by_id_in_each_choice(
-    parts: GatewayParts, client_for: ClientFor
+    state: AppState, client_for: ClientFor
 ) -> None:
     prompt = [Token(98, -2.0, ((99, -0.5), (100, -1.0)), 3), Token(99, -0.5, ((99, -0.5),), 1)]
-    client = client_for(replace(parts, engine=Told(parts, prompt)))
+    client = client_for(replace(state, engine=Told(state, prompt)))
 
     answer = await complete(client, prompt="abc", prompt_logprobs=2, max_tokens=1)
 
@@ -304,10 +304,10 @@ async def test_prompt_logprobs_come_with_no_stream(client: httpx.AsyncClient) ->
 
 
 async def test_prompt_logprobs_of_a_chat_stand_beside_its_choices(
-    parts: GatewayParts, client_for: ClientFor, engine: FakeEngine
+    state: AppState, client_for: ClientFor, engine: FakeEngine
 ) -> None:
     template: Any = AtHome("{{ messages[0].content }}", {})
-    client = client_for(replace(parts, chat_template=template))
+    client = client_for(replace(state, chat_template=template))
     body = {"messages": [{"role": "user", "content": "ab"}], "max_tokens": 1, "n": 2}
 
     answer = await client.post("/v1/chat/completions", json={**body, "prompt_logprobs": 1})

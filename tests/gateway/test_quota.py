@@ -8,7 +8,7 @@ from hypothesis import strategies as some
 
 from edgeserve.clock import ManualClock
 from edgeserve.errors import RateLimited, Unprocessable
-from edgeserve.gateway.quota import Limits, Quota, Reservation
+from edgeserve.gateway.edge.quota import Limits, Quota, Reservation
 
 MINUTE_S = 60.0
 

@@ -12,16 +12,16 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from edgeserve.gateway import receipts
 from edgeserve.gateway.app import create_app
-from edgeserve.gateway.exchange import Exchange
-from edgeserve.gateway.parts import GatewayParts
-from edgeserve.gateway.receipts import KEPT_MAX
+from edgeserve.gateway.app_state import AppState
+from edgeserve.gateway.edge.request_context import RequestContext
+from edgeserve.gateway.observe import receipts
+from edgeserve.gateway.observe.receipts import KEPT_MAX
 from edgeserve.testing import FakeEngine
 from tests.gateway.conftest import key_ring
 
-Serving = Callable[[GatewayParts], AbstractAsyncContextManager[str]]
-ClientFor = Callable[[GatewayParts], httpx.AsyncClient]
+Serving = Callable[[AppState], AbstractAsyncContextManager[str]]
+ClientFor = Callable[[AppState], httpx.AsyncClient]
 
 
 @pytest.fixture(autouse=True)
@@ -59,15 +59,15 @@ async def test_each_of_several_answers_has_its_own(client: httpx.AsyncClient) ->
 
 @pytest.mark.slow
 async def test_an_answer_that_was_stopped_has_one_at_once_and_it_stays(
-    parts: GatewayParts, serving: Serving
+    state: AppState, serving: Serving
 ) -> None:
     """Asked for before the gateway has noticed that its reader left, as a page does."""
-    engine = FakeEngine(parts.clock)
+    engine = FakeEngine(state.clock)
     engine.hold(after_tokens=3)
     body = {"inputs": "abc", "parameters": {"max_new_tokens": 50}}
     async with (
         asyncio.timeout(10),
-        serving(replace(parts, engine=engine)) as url,
+        serving(replace(state, engine=engine)) as url,
         httpx.AsyncClient(base_url=url) as client,
     ):
         async with client.stream("POST", "/generate_stream", json=body) as stream:
@@ -76,7 +76,7 @@ async def test_an_answer_that_was_stopped_has_one_at_once_and_it_stays(
             for _ in range(5):  # three tokens, and a blank line between two
                 await anext(events)
         first = (await client.get(f"/receipts/{request_id}")).json()
-        parts.clock.advance(5.0)  # type: ignore[attr-defined]  # a manual clock
+        state.clock.advance(5.0)  # type: ignore[attr-defined]  # a manual clock
         second = (await client.get(f"/receipts/{request_id}")).json()
     (answer,) = first["answers"]
     assert (answer["generated_tokens"], answer["ended_by"]) == (3, "cancelled")
@@ -84,9 +84,9 @@ async def test_an_answer_that_was_stopped_has_one_at_once_and_it_stays(
     assert second == first, "time goes on, the answer does not"
 
 
-async def test_nobody_elses_receipt_is_told(parts: GatewayParts, client_for: ClientFor) -> None:
-    keys = key_ring(parts.clock, {"me": "mine", "you": "yours"})
-    client = client_for(replace(parts, keys=keys))
+async def test_nobody_elses_receipt_is_told(state: AppState, client_for: ClientFor) -> None:
+    keys = key_ring(state.clock, {"me": "mine", "you": "yours"})
+    client = client_for(replace(state, keys=keys))
     headers = {"x-request-id": "secret", "authorization": "Bearer mine"}
     await client.post("/generate", json={"inputs": "abc"}, headers=headers)
     asked = {
@@ -105,10 +105,10 @@ async def test_what_is_not_kept_is_said_so(client: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("timing", [True, False])
-async def test_what_was_said_is_not_kept(timing: bool, parts: GatewayParts) -> None:
+async def test_what_was_said_is_not_kept(timing: bool, state: AppState) -> None:
     """Prompts and log-probabilities of 64 requests would be gigabytes."""
-    exchanges: list[Exchange] = []
-    app = create_app(parts, tell=(exchanges.append,))
+    exchanges: list[RequestContext] = []
+    app = create_app(state, tell=(exchanges.append,))
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
         body = {"prompt": "abc", "echo": True, "logprobs": 2, "max_tokens": 2, "timing": timing}

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeserve.errors import BadRequest, EdgeserveError, Unprocessable
-from edgeserve.gateway.request import NOT_SUPPORTED, Parameters, parse_request
+from edgeserve.gateway.api.tgi.request import NOT_SUPPORTED, parse_request
+from edgeserve.gateway.generate.parameters import Parameters
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),

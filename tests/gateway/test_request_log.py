@@ -17,13 +17,13 @@ from starlette.types import Message, Scope
 from edgeserve.clock import ManualClock
 from edgeserve.errors import StageUnavailable
 from edgeserve.gateway.app import create_app
-from edgeserve.gateway.parts import GatewayParts
+from edgeserve.gateway.app_state import AppState
 from edgeserve.log import JsonLines
 from edgeserve.testing import FakeEngine
 from tests.gateway.conftest import key_ring
 from tests.gateway.test_disconnect import call
 
-ClientFor = Callable[[GatewayParts], httpx.AsyncClient]
+ClientFor = Callable[[AppState], httpx.AsyncClient]
 logger = logging.getLogger("edgeserve.made_up")
 
 
@@ -50,11 +50,11 @@ def lines() -> Iterator[Callable[[], list[dict[str, Any]]]]:
 
 
 async def test_requests_at_the_same_time_log_under_their_own_ids(
-    parts: GatewayParts,
-    client_for: Callable[[GatewayParts], httpx.AsyncClient],
+    state: AppState,
+    client_for: Callable[[AppState], httpx.AsyncClient],
     lines: Callable[[], list[dict[str, Any]]],
 ) -> None:
-    client = client_for(replace(parts, engine=Talkative(ManualClock())))
+    client = client_for(replace(state, engine=Talkative(ManualClock())))
     ids = ["first", "second"]
     await asyncio.gather(
         *(client.get("/v1/cluster", headers={"x-request-id": each}) for each in ids)
@@ -84,17 +84,17 @@ def of_requests(lines: Lines) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("path", ["/generate", "/generate_stream"])
 async def test_a_line_tells_what_became_of_a_request(
-    path: str, parts: GatewayParts, client_for: ClientFor, lines: Lines
+    path: str, state: AppState, client_for: ClientFor, lines: Lines
 ) -> None:
-    keys = key_ring(parts.clock, {"alice": "open sesame"})
-    client = client_for(replace(parts, keys=keys))
+    keys = key_ring(state.clock, {"alice": "open sesame"})
+    client = client_for(replace(state, keys=keys))
     headers = {"authorization": "Bearer open sesame", "x-request-id": "abc"}
     await client.post(path, json=BODY, headers=headers)
     (line,) = of_requests(lines)
     assert line.pop("time")
     assert line == {
         "level": "info",
-        "logger": "edgeserve.gateway.exchange",
+        "logger": "edgeserve.gateway.edge.request_context",
         "event": "request",
         "method": "POST",
         "path": path,
@@ -127,11 +127,11 @@ async def test_a_stream_that_breaks_off_says_why(
 
 
 async def test_a_client_that_leaves_is_told_of_as_such(
-    parts: GatewayParts, engine: FakeEngine, lines: Lines
+    state: AppState, engine: FakeEngine, lines: Lines
 ) -> None:
     engine.hold(after_tokens=1)
     gone = asyncio.Event()
-    leaving = asyncio.create_task(call(parts, "/generate", gone))
+    leaving = asyncio.create_task(call(state, "/generate", gone))
     await engine.wait_for_orders(1)
     gone.set()
     await leaving
@@ -140,7 +140,7 @@ async def test_a_client_that_leaves_is_told_of_as_such(
 
 
 async def test_a_client_that_leaves_before_its_body_is_no_fault_of_ours(
-    parts: GatewayParts, lines: Lines
+    state: AppState, lines: Lines
 ) -> None:
     sent: list[Message] = []
 
@@ -157,7 +157,7 @@ async def test_a_client_that_leaves_before_its_body_is_no_fault_of_ours(
         "query_string": b"",
         "headers": [],
     }
-    await create_app(parts)(scope, receive, send)
+    await create_app(state)(scope, receive, send)
     (line,) = lines()
     assert (line["event"], line["status"], sent) == ("request", 499, [])
 
@@ -171,10 +171,8 @@ async def test_who_only_looks_is_no_news(client: httpx.AsyncClient, lines: Lines
     assert (line["path"], line["status"]) == ("/nope", 404)
 
 
-async def test_a_key_is_never_logged(
-    parts: GatewayParts, client_for: ClientFor, lines: Lines
-) -> None:
-    client = client_for(replace(parts, keys=key_ring(parts.clock, {"alice": "open sesame"})))
+async def test_a_key_is_never_logged(state: AppState, client_for: ClientFor, lines: Lines) -> None:
+    client = client_for(replace(state, keys=key_ring(state.clock, {"alice": "open sesame"})))
     for key in ("open sesame", "open sesamy"):
         await client.post("/generate", json=BODY, headers={"authorization": f"Bearer {key}"})
     assert [line["status"] for line in of_requests(lines)] == [200, 401]

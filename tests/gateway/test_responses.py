@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from edgeserve.errors import StageUnavailable
-from edgeserve.gateway.parts import GatewayParts
+from edgeserve.gateway.app_state import AppState
 from edgeserve.testing import LOGPROB, FakeEngine
 from tests.gateway.responses import PATH, ClientFor, events_of, respond, stream, talking
 
@@ -44,9 +44,9 @@ CALL = [
 
 
 @pytest.fixture
-def model(parts: GatewayParts, client_for: ClientFor) -> Callable[..., httpx.AsyncClient]:
+def model(state: AppState, client_for: ClientFor) -> Callable[..., httpx.AsyncClient]:
     def model(*texts: str, **more: Any) -> httpx.AsyncClient:
-        return client_for(talking(parts, *texts, **more))
+        return client_for(talking(state, *texts, **more))
 
     return model
 
@@ -87,10 +87,10 @@ async def test_instructions_go_before_the_input(
 async def test_a_string_is_a_message_of_its_user(
     client: httpx.AsyncClient, engine: FakeEngine
 ) -> None:
-    parts = [{"type": "input_text", "text": "hel"}, {"type": "input_text", "text": "lo"}]
+    state = [{"type": "input_text", "text": "hel"}, {"type": "input_text", "text": "lo"}]
     await respond(client, input="hello")
     await respond(client, input=[{"role": "user", "content": "hello"}])
-    await respond(client, input=[{"type": "message", "role": "user", "content": parts}])
+    await respond(client, input=[{"type": "message", "role": "user", "content": state}])
     prompts = [bytes(order.prompt) for order in engine.orders]
     assert prompts == [b"u:hello;a:", b"u:hello;a:", b"u:hel\nlo;a:"]
 
@@ -113,10 +113,10 @@ async def test_the_effort_reaches_the_template(
     assert [bytes(order.prompt) for order in engine.orders] == [b"low!hello", b"!hello"]
 
 
-async def test_an_answer_goes_back_as_it_came(parts: GatewayParts, client_for: ClientFor) -> None:
+async def test_an_answer_goes_back_as_it_came(state: AppState, client_for: ClientFor) -> None:
     """With what a function said: the template sees one message with calls, and their results."""
     template = "{% for m in messages %}{{ m | tojson }}\n{% endfor %}"
-    here = talking(parts, "Look: " + CALLS, "done", template=template + "<tool_call>{{ tools }}")
+    here = talking(state, "Look: " + CALLS, "done", template=template + "<tool_call>{{ tools }}")
     client = client_for(here)
     first = await respond(client, tools=TOOLS)
     _, sun, sea = first["output"]
@@ -235,10 +235,10 @@ async def test_logprobs_come_when_they_are_asked_for(client: httpx.AsyncClient) 
     assert done["logprobs"] == entries
 
 
-async def test_an_answer_is_held_to_a_schema(parts: GatewayParts, client_for: ClientFor) -> None:
+async def test_an_answer_is_held_to_a_schema(state: AppState, client_for: ClientFor) -> None:
     schema = {"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]}
     form = {"type": "json_schema", "name": "n", "schema": schema, "strict": True}
-    here = talking(parts, '{"a":1}', "{}", "x")
+    here = talking(state, '{"a":1}', "{}", "x")
     client = client_for(here)
     response = await respond(client, text={"format": form, "verbosity": "low"})
     assert response["text"] == {"format": form, "verbosity": "low"}
@@ -249,9 +249,9 @@ async def test_an_answer_is_held_to_a_schema(parts: GatewayParts, client_for: Cl
 
 
 async def test_beside_tools_an_answer_in_json_may_be_a_call(
-    parts: GatewayParts, client_for: ClientFor
+    state: AppState, client_for: ClientFor
 ) -> None:
-    here = talking(parts, CALLS, '{"a":1}')
+    here = talking(state, CALLS, '{"a":1}')
     asked: dict[str, Any] = {"tools": TOOLS, "text": {"format": {"type": "json_object"}}}
     called = await respond(client_for(here), **asked)
     assert [item["type"] for item in called["output"]] == ["function_call"] * 2
@@ -359,10 +359,10 @@ async def test_what_keeps_an_answer_from_beginning_is_a_status(
 
 
 async def test_silence_is_filled_with_comments(
-    parts: GatewayParts, engine: FakeEngine, serving: Serving
+    state: AppState, engine: FakeEngine, serving: Serving
 ) -> None:
     engine.hold(after_tokens=1)
-    here = replace(talking(parts, template=PLAIN), keep_alive_s=0.01)
+    here = replace(talking(state, template=PLAIN), keep_alive_s=0.01)
     body = {"input": "hello", "stream": True, "max_output_tokens": 2}
     async with (
         serving(here) as url,
@@ -396,9 +396,7 @@ async def test_another_model_is_not_found(client: httpx.AsyncClient) -> None:
     assert answer.json()["error"]["code"] == "model_not_found"
 
 
-async def test_weights_that_mean_nothing_are_told(
-    parts: GatewayParts, client_for: ClientFor
-) -> None:
-    here = talking(parts, template=PLAIN)
+async def test_weights_that_mean_nothing_are_told(state: AppState, client_for: ClientFor) -> None:
+    here = talking(state, template=PLAIN)
     client = client_for(replace(here, model=replace(here.model, weights="random")))
     assert (await respond(client, max_output_tokens=1))["weights"] == "random"

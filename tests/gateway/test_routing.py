@@ -13,25 +13,25 @@ import pytest
 from starlette.types import Message
 
 from edgeserve.gateway.app import create_app
-from edgeserve.gateway.parts import GatewayParts
+from edgeserve.gateway.app_state import AppState
 from tests.gateway.conftest import key_ring
 
-ClientFor = Callable[[GatewayParts], httpx.AsyncClient]
+ClientFor = Callable[[AppState], httpx.AsyncClient]
 Serving = Callable[..., Any]
 
 
-def got(parts: GatewayParts) -> list[str]:
+def got(state: AppState) -> list[str]:
     """Every path that answers GET."""
-    paths = create_app(parts).openapi()["paths"]
+    paths = create_app(state).openapi()["paths"]
     return [path.replace("{model}", "fake") for path, methods in paths.items() if "get" in methods]
 
 
 async def test_every_get_answers_head_without_a_body(
-    parts: GatewayParts, client: httpx.AsyncClient
+    state: AppState, client: httpx.AsyncClient
 ) -> None:
     varies = {"x-request-id", "content-length"}  # ids; figures of /metrics that move on
-    assert len(got(parts)) > 8
-    for path in [*got(parts), "/openapi.json", "/dashboard/main.js"]:
+    assert len(got(state)) > 8
+    for path in [*got(state), "/openapi.json", "/dashboard/main.js"]:
         whole, head = await client.get(path), await client.head(path)
         assert (head.status_code, head.content) == (whole.status_code, b""), path
         kept = {name: value for name, value in whole.headers.items() if name not in varies}
@@ -40,7 +40,7 @@ async def test_every_get_answers_head_without_a_body(
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/models/none", "/nothing"])
-async def test_nothing_of_a_body_is_sent_for_head(path: str, parts: GatewayParts) -> None:
+async def test_nothing_of_a_body_is_sent_for_head(path: str, state: AppState) -> None:
     sent: list[Message] = []
 
     async def receive() -> Message:
@@ -50,15 +50,13 @@ async def test_nothing_of_a_body_is_sent_for_head(path: str, parts: GatewayParts
         sent.append(message)
 
     scope = {"type": "http", "method": "HEAD", "path": path, "headers": [], "query_string": b""}
-    await create_app(parts)(scope, receive, send)
+    await create_app(state)(scope, receive, send)
     assert sent[0]["type"] == "http.response.start"
     assert b"".join(each.get("body", b"") for each in sent[1:]) == b""
 
 
-async def test_head_is_answered_over_a_real_connection(
-    parts: GatewayParts, serving: Serving
-) -> None:
-    async with serving(parts) as url, httpx.AsyncClient() as client:
+async def test_head_is_answered_over_a_real_connection(state: AppState, serving: Serving) -> None:
+    async with serving(state) as url, httpx.AsyncClient() as client:
         for path in ("/v1/models", "/v1/models/none", "/v1/models/fake"):
             head = await client.head(url + path)
             whole = await client.get(url + path)
@@ -66,10 +64,8 @@ async def test_head_is_answered_over_a_real_connection(
             assert head.headers["content-length"] == whole.headers["content-length"]
 
 
-async def test_head_needs_the_key_that_get_needs(
-    parts: GatewayParts, client_for: ClientFor
-) -> None:
-    locked = client_for(replace(parts, keys=key_ring(parts.clock, {"me": "open sesame"})))
+async def test_head_needs_the_key_that_get_needs(state: AppState, client_for: ClientFor) -> None:
+    locked = client_for(replace(state, keys=key_ring(state.clock, {"me": "open sesame"})))
     assert (await locked.head("/v1/models")).status_code == 401
     assert (await locked.head("//v1//models")).status_code == 401
     assert (await locked.head("/livez")).status_code == 200

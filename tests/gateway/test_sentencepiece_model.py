@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeserve.errors import BadModel, UnsupportedModel
-from edgeserve.gateway.tokenizer import Tokenizer, open_tokenizer
+from edgeserve.gateway.text.tokenizer import Tokenizer, open_tokenizer
 from tests.gateway.conftest import CORPUS, write_json
 
 OWN = 340  # pieces of the sentencepiece model of `sentencepiece_folder`

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeserve.gateway.stop import StopFilter
+from edgeserve.gateway.text.stop import StopFilter
 
 LETTERS = "ab"  # two letters overlap with one another as often as can be
 STOPS = st.lists(st.text(LETTERS, min_size=1, max_size=4), max_size=4)

@@ -13,14 +13,14 @@ import httpx
 import pytest
 
 from edgeserve.clock import ManualClock
-from edgeserve.gateway.min_tokens import MinTokens
-from edgeserve.gateway.parts import GatewayParts
-from edgeserve.gateway.tokenizer import read_tokenizer
+from edgeserve.gateway.app_state import AppState
+from edgeserve.gateway.text.min_tokens import MinTokens
+from edgeserve.gateway.text.tokenizer import read_tokenizer
 from edgeserve.pipeline.generation import Order
 from edgeserve.testing import FakeEngine
 from tests.gateway.test_openai_completions import complete, refused
 
-ClientFor = Callable[[GatewayParts], httpx.AsyncClient]
+ClientFor = Callable[[AppState], httpx.AsyncClient]
 EOS = 2
 
 
@@ -36,13 +36,13 @@ async def generated(client: httpx.AsyncClient, **parameters: Any) -> Any:
 
 @pytest.fixture
 def told(
-    llama_folder: Path, parts: GatewayParts, engine: FakeEngine, client_for: ClientFor
+    llama_folder: Path, state: AppState, engine: FakeEngine, client_for: ClientFor
 ) -> httpx.AsyncClient:
     """A model that says `<s>`, a word and `</s>`, over and over."""
     tokenizer = read_tokenizer(llama_folder)
-    model = replace(parts.model, vocab=tokenizer.vocab_size)
+    model = replace(state.model, vocab=tokenizer.vocab_size)
     engine._reply = [1, *tokenizer.encode_bare("day"), EOS]
-    return client_for(replace(parts, tokenizer=tokenizer, model=model))
+    return client_for(replace(state, tokenizer=tokenizer, model=model))
 
 
 @pytest.mark.parametrize(
@@ -108,8 +108,8 @@ def as_early_as_it_may(order: Order) -> list[int]:
 
 
 @pytest.fixture
-def eager(parts: GatewayParts, clock: ManualClock, client_for: ClientFor) -> httpx.AsyncClient:
-    return client_for(replace(parts, engine=FakeEngine(clock, as_early_as_it_may)))
+def eager(state: AppState, clock: ManualClock, client_for: ClientFor) -> httpx.AsyncClient:
+    return client_for(replace(state, engine=FakeEngine(clock, as_early_as_it_may)))
 
 
 @pytest.mark.parametrize(

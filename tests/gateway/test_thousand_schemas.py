@@ -21,8 +21,8 @@ from torch import Tensor
 from edgeserve.families.folder import open_model
 from edgeserve.families.sampling import Sampling
 from edgeserve.families.stage import cut
-from edgeserve.gateway.guide import Guides, TokenGuide
-from edgeserve.gateway.tokenizer import Tokenizer, read_tokenizer
+from edgeserve.gateway.text.grammar import Guides, TokenGuide
+from edgeserve.gateway.text.tokenizer import Tokenizer, read_tokenizer
 from edgeserve.model.batch import PackedBatch, PagedSegment
 from edgeserve.model.pages import KvPages
 from edgeserve.model.product import LeavePlain

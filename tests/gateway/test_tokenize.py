@@ -12,13 +12,13 @@ import jinja2
 import pytest
 
 from edgeserve.clock import ManualClock
-from edgeserve.gateway.parts import GatewayParts
-from edgeserve.gateway.tokenizer import Tokenizer, read_tokenizer
+from edgeserve.gateway.app_state import AppState
+from edgeserve.gateway.text.tokenizer import Tokenizer, read_tokenizer
 from edgeserve.testing import FakeEngine
 from tests.gateway.conftest import key_ring
 from tests.gateway.test_openai_chat import AtHome
 
-ClientFor = Callable[[GatewayParts], httpx.AsyncClient]
+ClientFor = Callable[[AppState], httpx.AsyncClient]
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}"
     "{% if think %}hm{% endif %}{{ reasoning_effort }}"
@@ -33,10 +33,10 @@ def tokenizer(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Token
 
 
 @pytest.fixture
-def client(parts: GatewayParts, client_for: ClientFor, tokenizer: Tokenizer) -> httpx.AsyncClient:
+def client(state: AppState, client_for: ClientFor, tokenizer: Tokenizer) -> httpx.AsyncClient:
     template = AtHome(TEMPLATE, {"bos_token": "<s>"})
-    model = replace(parts.model, vocab=tokenizer.vocab_size)
-    return client_for(replace(parts, tokenizer=tokenizer, model=model, chat_template=template))
+    model = replace(state.model, vocab=tokenizer.vocab_size)
+    return client_for(replace(state, tokenizer=tokenizer, model=model, chat_template=template))
 
 
 async def posted(client: httpx.AsyncClient, path: str, **body: Any) -> Any:
@@ -190,18 +190,18 @@ async def test_the_template_can_be_rendered_by_those_who_know_no_special_tokens(
 
 
 async def test_what_the_folder_does_not_name_is_null(
-    parts: GatewayParts, client_for: ClientFor
+    state: AppState, client_for: ClientFor
 ) -> None:
-    told = (await client_for(parts).get("/tokenizer_info")).json()
+    told = (await client_for(state).get("/tokenizer_info")).json()
     assert (told["bos_token"], told["pad_token"], told["chat_template"]) == (None, None, None)
     assert told["eos_token"] == "<0x02>", "the model's own end, as the vocabulary spells it"
 
 
 @pytest.mark.parametrize("path", ["/tokenize", "/detokenize", "/tokenizer_info"])
 async def test_the_tokenizer_is_closed_to_those_without_the_key(
-    path: str, parts: GatewayParts, client_for: ClientFor, clock: ManualClock
+    path: str, state: AppState, client_for: ClientFor, clock: ManualClock
 ) -> None:
-    client = client_for(replace(parts, keys=key_ring(clock, {"us": "secret"})))
+    client = client_for(replace(state, keys=key_ring(clock, {"us": "secret"})))
     method = "GET" if path == "/tokenizer_info" else "POST"
     answer = await client.request(method, path, json={"prompt": "a", "tokens": [1]})
     assert answer.status_code == 401
@@ -209,8 +209,8 @@ async def test_the_tokenizer_is_closed_to_those_without_the_key(
 
 @pytest.mark.parametrize("path", ["/tokenize", "/detokenize"])
 async def test_the_tokenizer_of_another_model_is_not_there(
-    path: str, parts: GatewayParts, client_for: ClientFor
+    path: str, state: AppState, client_for: ClientFor
 ) -> None:
     body = {"model": "another"} | ({"prompt": "a"} if path == "/tokenize" else {"tokens": [1]})
-    answer = await client_for(parts).post(path, json=body)
+    answer = await client_for(state).post(path, json=body)
     assert (answer.status_code, answer.json()["error_type"]) == (404, "not_found")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models
 
 from edgeserve.errors import BadModel, UnsupportedModel
-from edgeserve.gateway.tokenizer import Detokenizer, Tokenizer, open_tokenizer
+from edgeserve.gateway.text.tokenizer import Detokenizer, Tokenizer, open_tokenizer
 
 KINDS = ["byte_level", "llama", "sentencepiece"]
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"

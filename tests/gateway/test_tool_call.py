@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeserve.gateway.tool_call import (
+from edgeserve.gateway.text.tool_call import (
     BARE_JSON,
     BLANK_MAX,
     CALL_MAX,

@@ -11,15 +11,23 @@ import jsonschema
 import pytest
 
 from edgeserve.errors import Unprocessable
-from edgeserve.gateway import chat_render
 from edgeserve.gateway.api.body import parse_body
+from edgeserve.gateway.api.openai.request import ChatRequest
+from edgeserve.gateway.api.tool_request import TOOLS_KB_MAX, TOOLS_MAX
 from edgeserve.gateway.generate.conversation import JsonAnswer
 from edgeserve.gateway.generate.tools import NO_PARAMETERS, ToolUse
-from edgeserve.gateway.guide import Guides, TokenGuide
-from edgeserve.gateway.openai_request import ChatRequest
-from edgeserve.gateway.tokenizer import Detokenizer, Tokenizer, open_tokenizer, read_tokenizer
-from edgeserve.gateway.tool_call import BARE_JSON, SYNTAXES, TAGGED, Call, Part, Syntax, syntax_of
-from edgeserve.gateway.tool_request import TOOLS_KB_MAX, TOOLS_MAX
+from edgeserve.gateway.text import chat_render
+from edgeserve.gateway.text.grammar import Guides, TokenGuide
+from edgeserve.gateway.text.tokenizer import Detokenizer, Tokenizer, open_tokenizer, read_tokenizer
+from edgeserve.gateway.text.tool_call import (
+    BARE_JSON,
+    SYNTAXES,
+    TAGGED,
+    Call,
+    Part,
+    Syntax,
+    syntax_of,
+)
 from tests.gateway.tool_templates import BARE_TEMPLATE, TAGGED_TEMPLATE
 
 HELLO = [{"role": "user", "content": "hello"}]

@@ -9,7 +9,7 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from edgeserve.gateway.parts import GatewayParts
+from edgeserve.gateway.app_state import AppState
 from tests.gateway.conftest import key_ring
 from tests.timing.trace_schema import check_trace
 
@@ -35,9 +35,9 @@ async def test_before_the_first_step_it_is_empty_and_still_a_trace(
 
 @pytest.mark.parametrize("path", ["/trace", "/metrics"])
 async def test_it_is_closed_to_those_without_the_key(
-    path: str, parts: GatewayParts, client_for: Callable[[GatewayParts], httpx.AsyncClient]
+    path: str, state: AppState, client_for: Callable[[AppState], httpx.AsyncClient]
 ) -> None:
-    client = client_for(replace(parts, keys=key_ring(parts.clock, {"me": "open"})))
+    client = client_for(replace(state, keys=key_ring(state.clock, {"me": "open"})))
     assert (await client.get(path)).status_code == 401
     key = {"authorization": "Bearer open"}
     assert (await client.get(path, headers=key)).status_code == 200

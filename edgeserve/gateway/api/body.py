@@ -12,17 +12,10 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
 from edgeserve.errors import Unprocessable
-from edgeserve.gateway.aside import aside
-from edgeserve.gateway.refusal import (
-    cut,
-    not_supported,
-    parse_json,
-    sentence,
-    shown,
-    unknown,
-    wrong,
-)
-from edgeserve.gateway.request import STRICT, path
+from edgeserve.gateway.api.validation import not_supported, path, sentence, unknown, wrong
+from edgeserve.gateway.generate.aside import aside
+from edgeserve.gateway.generate.parameters import STRICT
+from edgeserve.gateway.text.json_text import cut, parse_json, shown
 
 
 class Body(BaseModel):

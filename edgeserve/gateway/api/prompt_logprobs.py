@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgeserve.gateway.answer import alone
 from edgeserve.gateway.api.token_logprobs import finite
-from edgeserve.gateway.run import Run
-from edgeserve.gateway.tokenizer import Tokenizer
+from edgeserve.gateway.generate.run import Run
+from edgeserve.gateway.text.answer import alone
+from edgeserve.gateway.text.tokenizer import Tokenizer
 from edgeserve.pipeline.generation import Token
 
 

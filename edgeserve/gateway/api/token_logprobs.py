@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from edgeserve.gateway.answer import Piece
-from edgeserve.gateway.run import Run
-from edgeserve.gateway.tokenizer import Tokenizer
+from edgeserve.gateway.generate.run import Run
+from edgeserve.gateway.text.answer import Piece
+from edgeserve.gateway.text.tokenizer import Tokenizer
 
 LOGPROB_MIN = -9999.0  # what OpenAI says of a token that cannot be: JSON has no infinity
 

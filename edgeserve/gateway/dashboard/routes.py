@@ -11,7 +11,7 @@ from importlib.resources import files
 from fastapi import APIRouter, Response
 from fastapi.responses import HTMLResponse
 
-from edgeserve.gateway.documented import HTML, STRING, documented
+from edgeserve.gateway.edge.openapi import HTML, STRING, documented
 
 MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",

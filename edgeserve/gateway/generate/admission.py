@@ -14,11 +14,11 @@ from dataclasses import replace
 from starlette.requests import Request
 
 from edgeserve.errors import Unprocessable
-from edgeserve.gateway.exchange import exchange_of
-from edgeserve.gateway.parts import GatewayParts
-from edgeserve.gateway.run import Run, together
-from edgeserve.gateway.stream import until_gone
-from edgeserve.gateway.text_options import PLAIN, TextOptions
+from edgeserve.gateway.app_state import AppState
+from edgeserve.gateway.edge.event_stream import until_gone
+from edgeserve.gateway.edge.request_context import context_of
+from edgeserve.gateway.generate.run import Run, together
+from edgeserve.gateway.text.options import PLAIN, TextOptions
 from edgeserve.pipeline.generation import Order, Scoring
 
 TOLD_MAX = 2**20
@@ -28,7 +28,7 @@ much while it is written. lm-eval's batches of 128 prompts of 4096 tokens are wi
 
 
 async def admit(
-    parts: GatewayParts,
+    state: AppState,
     request: Request,
     orders: Sequence[Sequence[Order]],
     stop: Sequence[str],
@@ -41,12 +41,12 @@ async def admit(
     read.
     """
     _refuse_too_many([len(o[0].prompt) * len(o) for o in orders], scoring)
-    exchange = exchange_of(request)
-    exchange.reserve([order for alike in orders for order in alike])
+    context = context_of(request)
+    context.reserve([order for alike in orders for order in alike])
     with ExitStack() as admitted:
 
         async def run_of(order: Order) -> Run:
-            run = Run(parts, order, await parts.engine.submit(order), stop, options)
+            run = Run(state, order, await state.engine.submit(order), stop, options)
             admitted.callback(run.close)
             return run
 
@@ -60,7 +60,7 @@ async def admit(
                 run.prompt = alike[0].prompt
         admitted.pop_all()
     flat = [run for alike in runs for run in alike]
-    exchange.runs += flat
+    context.runs += flat
     return flat
 
 

@@ -11,9 +11,9 @@ import secrets
 from dataclasses import dataclass
 
 from edgeserve.errors import Unprocessable
-from edgeserve.gateway.answer import Piece
-from edgeserve.gateway.run import Run
-from edgeserve.gateway.tool_call import CallFinder, Part
+from edgeserve.gateway.generate.run import Run
+from edgeserve.gateway.text.answer import Piece
+from edgeserve.gateway.text.tool_call import CallFinder, Part
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from starlette.requests import Request
 
 from edgeserve.errors import Unprocessable
-from edgeserve.gateway.exchange import exchange_of
+from edgeserve.gateway.app_state import AppState
+from edgeserve.gateway.edge.request_context import context_of
 from edgeserve.gateway.generate.admission import admit
 from edgeserve.gateway.generate.answer_events import ChatAnswer
 from edgeserve.gateway.generate.conversation import Conversation, HeldTo, JsonAnswer
+from edgeserve.gateway.generate.intake import Dialect, Intake, sharing_name
 from edgeserve.gateway.generate.tools import ToolUse
-from edgeserve.gateway.guide import TokenGuide
-from edgeserve.gateway.intake import Dialect, Intake, sharing_name
-from edgeserve.gateway.parts import GatewayParts
+from edgeserve.gateway.text.grammar import TokenGuide
 
 NEW_TOKENS_DEFAULT = 1024
 """OpenAI's default is all that the context leaves. Here that would reserve pages for all of it, and
@@ -41,10 +41,10 @@ def chat_dialect(*, messages: str, new_tokens: str) -> Dialect:
 
 
 class ChatStarter:
-    def __init__(self, parts: GatewayParts, dialect: Dialect) -> None:
-        self._parts = parts
+    def __init__(self, state: AppState, dialect: Dialect) -> None:
+        self._state = state
         self._dialect = dialect
-        self._intake = Intake(parts, dialect)
+        self._intake = Intake(state, dialect)
 
     async def begin(
         self, request: Request, asked: Conversation, received_s: float
@@ -55,12 +55,12 @@ class ChatStarter:
         use = self._tool_use(asked)
         prompt = await self._tokens(asked, use)
         guide = await self._guide(asked.held_to, use)
-        tenant = sharing_name(exchange_of(request).tenant_name, asked.cache_salt)
+        tenant = sharing_name(context_of(request).tenant_name, asked.cache_salt)
         orders = [
             self._intake.order(prompt, each, received_s, tenant, guide) for each in asked.answers
         ]
         options, scoring = asked.answers[0].text_options, asked.scoring
-        runs = await admit(self._parts, request, [orders], asked.stop, options, scoring=scoring)
+        runs = await admit(self._state, request, [orders], asked.stop, options, scoring=scoring)
         must_call = use is not None and bool(use.tools.required)
         finders = (None if use is None else use.finder() for _ in runs)
         return [
@@ -81,15 +81,15 @@ class ChatStarter:
         return await self._intake.encode(text, truncate, framed=asked.frames_prompt)
 
     async def _text(self, asked: Conversation, use: ToolUse | None) -> str:
-        if self._parts.chat_template is None:
+        if self._state.chat_template is None:
             raise Unprocessable(
-                f"{self._parts.model.name} has no chat template: put a chat_template.jinja into "
+                f"{self._state.model.name} has no chat template: put a chat_template.jinja into "
                 "its folder and start the gateway again, or post a prompt to /v1/completions",
                 param=self._dialect.prompt,
             )
         tools = None if use is None else use.told()
         try:
-            return await self._parts.chat_template.render(
+            return await self._state.chat_template.render(
                 asked.messages,
                 tools,
                 template_arguments=asked.template_arguments,
@@ -102,7 +102,7 @@ class ChatStarter:
 
     async def _guide(self, answer: HeldTo | None, use: ToolUse | None) -> TokenGuide | None:
         """What the answers are held to; each gets a copy."""
-        guides = self._parts.guides
+        guides = self._state.guides
         if use is not None:
             # In a thread: spelling schemas out may take a part of a second.
             grammar = await asyncio.to_thread(_grammar, use, answer)
@@ -111,12 +111,12 @@ class ChatStarter:
 
     def _tool_use(self, asked: Conversation) -> ToolUse | None:
         """None: no function can be called."""
-        template = self._parts.chat_template
+        template = self._state.chat_template
         if template is None or not asked.speaks_of_tools:
             return None
         if template.call_syntax is None:
             raise Unprocessable(
-                f"there are tools, but the chat template of {self._parts.model.name} has none, or "
+                f"there are tools, but the chat template of {self._state.model.name} has none, or "
                 "has them called in a way that is not known here; known are <tool_call> tags and "
                 'bare JSON; leave tools and calls out, or set tool_choice to "none"',
                 param="tools",

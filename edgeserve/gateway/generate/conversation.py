@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgeserve.gateway.generate.parameters import Parameters
 from edgeserve.gateway.generate.tools import Tools
-from edgeserve.gateway.guide import ANY_OBJECT, Guides, TokenGuide, json_rules
-from edgeserve.gateway.json_schema import prepared
-from edgeserve.gateway.request import Parameters
+from edgeserve.gateway.text.grammar import ANY_OBJECT, Guides, TokenGuide, json_rules
+from edgeserve.gateway.text.json_schema import prepared
 from edgeserve.pipeline.generation import Scoring
 
 

@@ -15,10 +15,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from edgeserve.gateway.guide import json_rules
-from edgeserve.gateway.json_schema import prepared
-from edgeserve.gateway.request import STRICT
-from edgeserve.gateway.tool_call import CallFinder, Syntax
+from edgeserve.gateway.generate.parameters import STRICT
+from edgeserve.gateway.text.grammar import json_rules
+from edgeserve.gateway.text.json_schema import prepared
+from edgeserve.gateway.text.tool_call import CallFinder, Syntax
 
 NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
 SPACED = {

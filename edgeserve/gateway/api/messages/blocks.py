@@ -18,9 +18,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from edgeserve.gateway.message_content import content_text
-from edgeserve.gateway.refusal import REFUSED, shown
-from edgeserve.gateway.request import STRICT
+from edgeserve.gateway.api.message_content import content_text
+from edgeserve.gateway.api.validation import REFUSED
+from edgeserve.gateway.generate.parameters import STRICT
+from edgeserve.gateway.text.json_text import shown
 
 MESSAGES_MAX = 2048
 BLOCKS_MAX = 2048  # of one message

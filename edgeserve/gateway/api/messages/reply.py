@@ -11,20 +11,20 @@ from collections.abc import Iterable
 from typing import Any
 
 from edgeserve.errors import EdgeserveError
-from edgeserve.gateway.answer import Piece
-from edgeserve.gateway.anthropic_error import anthropic_error
 from edgeserve.gateway.api.messages.output import Event, Output
 from edgeserve.gateway.api.messages.request import MessagesRequest
+from edgeserve.gateway.app_state import AppState
+from edgeserve.gateway.edge.anthropic_error import anthropic_error
+from edgeserve.gateway.edge.event_stream import Emit
 from edgeserve.gateway.generate.answer_events import ChatAnswer, Usage
-from edgeserve.gateway.parts import GatewayParts
-from edgeserve.gateway.stream import Emit
+from edgeserve.gateway.text.answer import Piece
 
 
 class Reply:
     """`request_id` is told with an error."""
 
     def __init__(
-        self, parts: GatewayParts, asked: MessagesRequest, answer: ChatAnswer, request_id: str
+        self, state: AppState, asked: MessagesRequest, answer: ChatAnswer, request_id: str
     ) -> None:
         self._asked = asked
         self._answer = answer
@@ -34,8 +34,8 @@ class Reply:
             "id": "msg_" + secrets.token_hex(12),
             "type": "message",
             "role": "assistant",
-            "model": parts.model.served_as(asked.model),
-            **parts.notes(),
+            "model": state.model.served_as(asked.model),
+            **state.notes(),
         }
 
     @property

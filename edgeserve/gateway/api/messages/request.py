@@ -13,12 +13,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from edgeserve.gateway.api.body import Body
+from edgeserve.gateway.api.chat_prompt import TemplateArguments
 from edgeserve.gateway.api.messages import blocks
 from edgeserve.gateway.api.messages.tool_fields import ToolFields
-from edgeserve.gateway.chat_prompt import TemplateArguments
+from edgeserve.gateway.api.openai.request import NATIVE_ONLY, Stops
 from edgeserve.gateway.generate.conversation import Conversation, JsonAnswer
-from edgeserve.gateway.openai_request import NATIVE_ONLY, Stops
-from edgeserve.gateway.request import COUNT_MAX, STOPS_MAX, STRICT, Parameters
+from edgeserve.gateway.generate.parameters import COUNT_MAX, STOPS_MAX, STRICT, Parameters
 
 ACCEPTED = frozenset({
     "anthropic_version", "billing_policy", "cache_control", "fallback_credit_token",

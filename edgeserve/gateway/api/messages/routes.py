@@ -14,7 +14,9 @@ from edgeserve.errors import NotFound, Unprocessable
 from edgeserve.gateway.api.body import read_body
 from edgeserve.gateway.api.messages.reply import Reply
 from edgeserve.gateway.api.messages.request import CountRequest, MessagesPrompt, MessagesRequest
-from edgeserve.gateway.documented import (
+from edgeserve.gateway.app_state import AppState, ModelFacts
+from edgeserve.gateway.edge.event_stream import STATUS_GONE, EventStream, until_gone
+from edgeserve.gateway.edge.openapi import (
     ANYTHING,
     EVENTS,
     JSON,
@@ -26,10 +28,8 @@ from edgeserve.gateway.documented import (
     object_with,
     takes,
 )
-from edgeserve.gateway.exchange import exchange_of
+from edgeserve.gateway.edge.request_context import context_of
 from edgeserve.gateway.generate.chat import ChatStarter, chat_dialect
-from edgeserve.gateway.parts import GatewayParts, ModelFacts
-from edgeserve.gateway.stream import STATUS_GONE, EventStream, until_gone
 
 PATH = "/v1/messages"
 COUNT = "/v1/messages/count_tokens"
@@ -46,8 +46,8 @@ ANSWER = object_with(
 COUNTED = object_with(input_tokens=WHOLE)
 
 
-def messages_routes(parts: GatewayParts) -> APIRouter:
-    messages = Messages(parts)
+def messages_routes(state: AppState) -> APIRouter:
+    messages = Messages(state)
     router = APIRouter(tags=["anthropic"])
     for path, serve, kind, errors, success in (
         (PATH, messages.create, MessagesRequest, OF_REQUESTS, {JSON: ANSWER, EVENTS: ANYTHING}),
@@ -62,17 +62,17 @@ def messages_routes(parts: GatewayParts) -> APIRouter:
 
 
 class Messages:
-    def __init__(self, parts: GatewayParts) -> None:
-        self._parts = parts
-        self._chats = ChatStarter(parts, MESSAGES)
+    def __init__(self, state: AppState) -> None:
+        self._state = state
+        self._chats = ChatStarter(state, MESSAGES)
 
     async def create(self, request: Request) -> Response:
         """Answers a conversation, written down by the model's own chat template."""
-        received_s = self._parts.clock.now_s()
+        received_s = self._state.clock.now_s()
         asked = await read_body(request, MessagesRequest)
-        _refuse_other_models(self._parts.model, asked)
+        _refuse_other_models(self._state.model, asked)
         (answer,) = await self._chats.begin(request, asked.conversation(), received_s)
-        reply = Reply(self._parts, asked, answer, exchange_of(request).request_id)
+        reply = Reply(self._state, asked, answer, context_of(request).request_id)
         if asked.stream:
             return EventStream(reply.write_events, reply.close)
         with closing(reply):
@@ -84,7 +84,7 @@ class Messages:
     async def count(self, request: Request) -> Response:
         """How many tokens the same would have as a prompt. Nothing is generated."""
         asked = await read_body(request, CountRequest)
-        _refuse_other_models(self._parts.model, asked)
+        _refuse_other_models(self._state.model, asked)
         tokens = await self._chats.prompt_tokens(asked.conversation())
         return JSONResponse({"input_tokens": tokens})
 

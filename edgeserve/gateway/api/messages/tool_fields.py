@@ -13,15 +13,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, Field
 
 from edgeserve.gateway.api.messages.blocks import ToolName, refused
-from edgeserve.gateway.generate.tools import Function, Tools
-from edgeserve.gateway.refusal import shown
-from edgeserve.gateway.request import STRICT
-from edgeserve.gateway.tool_request import (
+from edgeserve.gateway.api.tool_request import (
     TOOLS_KB_MAX,
     TOOLS_MAX,
     few_tools,
     function_contradictions,
 )
+from edgeserve.gateway.generate.parameters import STRICT
+from edgeserve.gateway.generate.tools import Function, Tools
+from edgeserve.gateway.text.json_text import shown
 
 
 def _described_alone(tool: Any) -> Any:

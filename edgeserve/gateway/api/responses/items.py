@@ -19,11 +19,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from edgeserve.gateway.api.message_content import content_text
+from edgeserve.gateway.api.tool_request import Arguments
+from edgeserve.gateway.api.validation import REFUSED
+from edgeserve.gateway.generate.parameters import STRICT
 from edgeserve.gateway.generate.tools import FunctionName
-from edgeserve.gateway.message_content import content_text
-from edgeserve.gateway.refusal import REFUSED, shown
-from edgeserve.gateway.request import STRICT
-from edgeserve.gateway.tool_request import Arguments
+from edgeserve.gateway.text.json_text import shown
 
 ITEMS_MAX = 4096  # twice the messages of a chat: a call and its output are two
 INSTEAD = {

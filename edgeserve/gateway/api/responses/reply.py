@@ -12,28 +12,28 @@ from typing import Any
 
 from edgeserve.clock import unix_ns
 from edgeserve.errors import EdgeserveError
-from edgeserve.gateway.answer import Piece
 from edgeserve.gateway.api.responses.output import Event, Output
 from edgeserve.gateway.api.responses.request import ResponsesRequest
 from edgeserve.gateway.api.token_logprobs import is_told, token_logprobs
+from edgeserve.gateway.app_state import AppState
+from edgeserve.gateway.edge.event_stream import Emit
 from edgeserve.gateway.generate.answer_events import ChatAnswer, Usage
-from edgeserve.gateway.parts import GatewayParts
-from edgeserve.gateway.stream import Emit
+from edgeserve.gateway.text.answer import Piece
 
 
 class Reply:
-    def __init__(self, parts: GatewayParts, asked: ResponsesRequest, answer: ChatAnswer) -> None:
+    def __init__(self, state: AppState, asked: ResponsesRequest, answer: ChatAnswer) -> None:
         self._asked = asked
         self._answer = answer
-        self._tokenizer = parts.tokenizer
+        self._tokenizer = state.tokenizer
         self._output = Output()
         self._events = 0
         self._head = {
             "id": "resp_" + secrets.token_hex(24),
             "object": "response",
             "created_at": unix_ns() // 10**9,
-            "model": parts.model.served_as(asked.model),
-            **parts.notes(),
+            "model": state.model.served_as(asked.model),
+            **state.notes(),
         }
 
     @property

@@ -12,12 +12,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, Field
 
 from edgeserve.gateway.api.body import Body
+from edgeserve.gateway.api.chat_prompt import TemplateArguments
+from edgeserve.gateway.api.openai.request import NATIVE_ONLY, Stops, listed
 from edgeserve.gateway.api.responses import items, tool_fields
 from edgeserve.gateway.api.responses.tool_fields import ToolFields
-from edgeserve.gateway.chat_prompt import TemplateArguments
 from edgeserve.gateway.generate.conversation import Conversation, JsonAnswer
-from edgeserve.gateway.openai_request import NATIVE_ONLY, Stops, listed
-from edgeserve.gateway.request import COUNT_MAX, STOPS_MAX, STRICT, Parameters
+from edgeserve.gateway.generate.parameters import COUNT_MAX, STOPS_MAX, STRICT, Parameters
 
 LOGPROBS = "message.output_text.logprobs"
 Included = Literal[

@@ -15,7 +15,9 @@ from edgeserve.errors import NotFound
 from edgeserve.gateway.api.body import read_body
 from edgeserve.gateway.api.responses.reply import Reply
 from edgeserve.gateway.api.responses.request import ResponsesRequest
-from edgeserve.gateway.documented import (
+from edgeserve.gateway.app_state import AppState
+from edgeserve.gateway.edge.event_stream import STATUS_GONE, EventStream, until_gone
+from edgeserve.gateway.edge.openapi import (
     ANYTHING,
     EVENTS,
     JSON,
@@ -28,9 +30,7 @@ from edgeserve.gateway.documented import (
     takes,
 )
 from edgeserve.gateway.generate.chat import ChatStarter, chat_dialect
-from edgeserve.gateway.parts import GatewayParts
-from edgeserve.gateway.refusal import shown
-from edgeserve.gateway.stream import STATUS_GONE, EventStream, until_gone
+from edgeserve.gateway.text.json_text import shown
 
 PATH = "/v1/responses"
 ONE = "/v1/responses/{response}"
@@ -46,8 +46,8 @@ ANSWER = object_with(
 )
 
 
-def responses_routes(parts: GatewayParts) -> APIRouter:
-    responses = Responses(parts)
+def responses_routes(state: AppState) -> APIRouter:
+    responses = Responses(state)
     router = APIRouter(tags=["openai"])
     router.add_api_route(
         PATH, responses.create, methods=["POST"], response_class=Response,
@@ -66,17 +66,17 @@ def responses_routes(parts: GatewayParts) -> APIRouter:
 
 
 class Responses:
-    def __init__(self, parts: GatewayParts) -> None:
-        self._parts = parts
-        self._chats = ChatStarter(parts, RESPONSES)
+    def __init__(self, state: AppState) -> None:
+        self._state = state
+        self._chats = ChatStarter(state, RESPONSES)
 
     async def create(self, request: Request) -> Response:
         """Answers a conversation, written down by the model's own chat template."""
-        received_s = self._parts.clock.now_s()
+        received_s = self._state.clock.now_s()
         asked = await read_body(request, ResponsesRequest)
-        self._parts.model.served_as(asked.model)  # or it is refused
+        self._state.model.served_as(asked.model)  # or it is refused
         (answer,) = await self._chats.begin(request, asked.conversation(), received_s)
-        reply = Reply(self._parts, asked, answer)
+        reply = Reply(self._state, asked, answer)
         if asked.stream:
             return EventStream(reply.write_events, reply.close)
         with closing(reply):

@@ -12,15 +12,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
 
 from edgeserve.gateway.api.responses.items import refused
-from edgeserve.gateway.generate.tools import Function, FunctionName, Tools
-from edgeserve.gateway.refusal import shown
-from edgeserve.gateway.request import STRICT
-from edgeserve.gateway.tool_request import (
+from edgeserve.gateway.api.tool_request import (
     TOOLS_KB_MAX,
     TOOLS_MAX,
     few_tools,
     function_contradictions,
 )
+from edgeserve.gateway.generate.parameters import STRICT
+from edgeserve.gateway.generate.tools import Function, FunctionName, Tools
+from edgeserve.gateway.text.json_text import shown
 
 ONLY = "only functions can be called here: leave it out"
 
