@@ -125,7 +125,7 @@ def likeliest(top: list[tuple[int, float]], count: int) -> tuple[tuple[int, floa
 
 def on_device_of(tensor: Tensor, numbers_K: Tensor) -> Tensor:
     """Pinned first for a GPU: a copy from ordinary memory would wait for it."""
-    if not tensor.is_cuda:
+    if tensor.device.type == "cpu":
         return numbers_K
     return numbers_K.pin_memory().to(tensor.device, non_blocking=True)
 
@@ -228,13 +228,13 @@ def _top_p(logits_V: Tensor, top_p: float) -> Tensor:
     # model that knows what it says, a few hundred. (The 2 is for rounding: some must be left.) A
     # GPU sorts all in 0.1 ms, and to ask it how many they are would wait for all before.
     rare_V = 2 * len(logits_V) * probabilities_V < 1 - top_p
-    if logits_V.is_cuda:
-        rare_V = torch.zeros_like(rare_V)
-        ascending, others = probabilities_V.sort(stable=True)
-    else:
+    if logits_V.device.type == "cpu":
         few = (~rare_V).nonzero()[:, 0]
         ascending, order = probabilities_V[few].sort()
         others = few[order]
+    else:
+        rare_V = torch.zeros_like(rare_V)
+        ascending, others = probabilities_V.sort(stable=True)
     is_dropped = (probabilities_V * rare_V).sum() + ascending.cumsum(dim=0) <= 1 - top_p
     is_dropped[-1] = False
     return logits_V.masked_fill(rare_V.scatter(0, others, is_dropped), -math.inf)

@@ -123,6 +123,7 @@ class Filling:
         self.slice = Slice(spec, stage, form.dtype, form.device, parameters_on="meta")
         self.sources = stage_tensors(spec, stage)
         self._form = form
+        self._placed = set[str]()
         self._missing = Counter(_module_of(each) for each in self.sources)
 
     def rows(self, source: TensorSource) -> Tensor:
@@ -130,7 +131,8 @@ class Filling:
         module = self.slice.get_submodule(_module_of(source))
         name = source.target.rpartition(".")[2]
         parameter: Tensor = getattr(module, name)
-        if parameter.is_meta:
+        if source.target not in self._placed:
+            self._placed.add(source.target)
             parameter = empty_parameter(
                 *parameter.shape, dtype=parameter.dtype, device=self._form.device
             )

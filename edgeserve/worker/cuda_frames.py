@@ -64,16 +64,26 @@ class _Recorded:
 
 class CudaFrames:
     """Used by one thread, frame after frame. The pages' device is a GPU; or, in tests, a CPU whose
-    Triton interprets.
+    Triton interprets, or one without numbers, which needs a recorder of its own.
     """
 
-    def __init__(self, slice_: Slice, kv_pages: KvPages, frame_tokens_max: int) -> None:
+    def __init__(
+        self,
+        slice_: Slice,
+        kv_pages: KvPages,
+        frame_tokens_max: int,
+        *,
+        recorder: Recorder | None = None,
+        processors: int | None = None,
+    ) -> None:
+        """`recorder` and `processors` are the device's, unless given."""
         self._slice, self._kv_pages = slice_, kv_pages
         self._device = kv_pages.keys_LPKH.device
-        self._is_cuda = self._device.type == "cuda"
+        self._is_pinned = self._device.type != "cpu"
+        self._processors = _processors(self._device) if processors is None else processors
         self._width = pages_each(slice_.spec.context_tokens, kv_pages.pages)
         self._row = _input_row(slice_, kv_pages)
-        recorder: Recorder = GraphRecorder(self._device) if self._is_cuda else NoRecorder()
+        recorder = recorder or _recorder(self._device)
         # The largest first: what is recorded next fits into the memory that it left.
         self._recorded = {
             rows: self._record(rows, recorder) for rows in reversed(graph_rows(frame_tokens_max))
@@ -130,7 +140,7 @@ class CudaFrames:
         self, x: Tensor, segments: Sequence[PagedSegment], asked: Sequence[int], extent: Extent
     ) -> FrameInput:
         """On the host; pinned, or a copy from it would wait for the device."""
-        filled = FrameInput.empty(extent, self._row, "cpu", pinned=self._is_cuda)
+        filled = FrameInput.empty(extent, self._row, "cpu", pinned=self._is_pinned)
         tile_tokens = extent.tile_queries // self._slice.spec.group
         filled.table.fill(segments, asked, tiles_of(segments, tile_tokens))
         filled.x[: len(x)].copy_(x)
@@ -143,7 +153,7 @@ class CudaFrames:
         """Pinned, or a copy would wait for the device. PyTorch keeps such memory and hands it out
         again when the copies that used it are done: that is the ring of staging buffers.
         """
-        return torch.empty(x.shape, dtype=x.dtype, pin_memory=self._is_cuda)
+        return torch.empty(x.shape, dtype=x.dtype, pin_memory=self._is_pinned)
 
     def _long(self, segments: Sequence[PagedSegment], asked: int) -> Extent:
         """For a frame that no graph holds: as large as it is. It has tiles enough without cutting
@@ -169,7 +179,7 @@ class CudaFrames:
             asked=rows,
             tiles=rows,
             tile_queries=tile_queries(spec.group, DECODE_QUERIES),
-            parts=parts_for(rows, spec.kv_heads, _processors(self._device)),
+            parts=parts_for(rows, spec.kv_heads, self._processors),
             segments=rows,
             pages_each=self._width,
         )
@@ -207,6 +217,10 @@ def _input_row(slice_: Slice, kv_pages: KvPages) -> InputRow:
     if slice_.embedding is not None:
         return InputRow(shape=(), dtype=torch.int32)
     return InputRow(shape=(slice_.spec.hidden,), dtype=kv_pages.keys_LPKH.dtype)
+
+
+def _recorder(device: torch.device) -> Recorder:
+    return GraphRecorder(device) if device.type == "cuda" else NoRecorder()
 
 
 def _processors(device: torch.device) -> int:
