@@ -118,7 +118,7 @@ def start_workers(pace_ms: float) -> list[tuple[Any, Address]]:
 async def be_worker(pace_s: float) -> None:
     clock = MonotonicClock()
     settings = WorkerSettings(device="cpu", threads=1, memory=2**30)
-    box = look_at_box(Path(), None)
+    box = look_at_box(Path())
     handler = PacedHandler(open_device(settings, clock), settings, clock, box)
     handler.pace_s = pace_s
     server = WorkerServer(handler, "")

@@ -363,6 +363,29 @@ def cache_folder(named: str) -> Path:
     return Path(named or f"{caches}/edgeserve").expanduser()
 
 
+@dataclass(frozen=True, kw_only=True)
+class GpuEnvironment:
+    """What the environment tells CUDA and Triton, in their own variables."""
+
+    visible_devices: str | None
+    """`CUDA_VISIBLE_DEVICES`: which GPUs CUDA shows, by index or UUID; None shows all."""
+    compiler: str
+    """`CC`; empty leaves the choice to Triton."""
+    kernel_cache: Path
+    """Where Triton keeps what it has compiled."""
+
+
+def gpu_environment() -> GpuEnvironment:
+    home = os.environ.get("TRITON_HOME") or "~"
+    return GpuEnvironment(
+        visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"),
+        compiler=os.environ.get("CC") or "",
+        kernel_cache=Path(
+            os.environ.get("TRITON_CACHE_DIR") or f"{home}/.triton/cache"
+        ).expanduser(),
+    )
+
+
 def completes_a_line() -> bool:
     """Whether a shell asks what could come next on the line that is being typed."""
     return "_ARGCOMPLETE" in os.environ

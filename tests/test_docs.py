@@ -21,6 +21,7 @@ from edgeserve import cli
 from edgeserve.config import PREFIX, GatewaySettings, WorkerSettings
 from edgeserve.doctor.report import TITLES
 from edgeserve.errors import EdgeserveError, named_errors
+from edgeserve.gpu import CAPABILITY_MIN, DRIVER_MIN, OLDER_BUILDS
 from edgeserve.probe.report import NUMBERS
 from edgeserve.timing.hop import Hop, Lap, StageTime
 from edgeserve.timing.ledger import Ledger, StageLabel
@@ -167,6 +168,17 @@ def test_a_units_cache_is_the_folder_that_it_may_write_to(role: str) -> None:
     variables = dict(each.split("=", 1) for each in lines["Environment"].split())
     assert variables[f"{PREFIX}CACHE"] == writable
     assert variables["HF_HOME"].startswith(f"{writable}/")
+    assert (variables.get("TRITON_CACHE_DIR") == f"{writable}/triton") == (role == "worker")
+
+
+def test_the_drivers_that_the_page_asks_for_are_those_that_are_checked() -> None:
+    section = section_of(page_text("docs/operating.md"), "## On a GPU")
+
+    assert f"**{DRIVER_MIN[13]} or newer**" in section
+    assert f"{DRIVER_MIN[12]} or newer for a build for CUDA 12" in section
+    assert f"capability {CAPABILITY_MIN[0]}.{CAPABILITY_MIN[1]} or higher" in section
+    assert set(OLDER_BUILDS.values()) == {"cu126"}
+    assert "`cu126`" in section
 
 
 # -- HTTP

@@ -13,18 +13,20 @@ from pathlib import Path
 from rich.console import Console
 
 from edgeserve.allowance import cores
-from edgeserve.box import first_gpu, look_at_box
+from edgeserve.box import installed_torch, look_at_box
 from edgeserve.clock import MonotonicClock
-from edgeserve.config import GatewaySettings, WorkerSettings, cache_folder
+from edgeserve.config import GatewaySettings, WorkerSettings, cache_folder, gpu_environment
 from edgeserve.doctor.examined import Answered, Examined, Here, Silent
 from edgeserve.doctor.findings import judge
 from edgeserve.doctor.report import Report, print_report, to_json
 from edgeserve.doctor.visit import visit
 from edgeserve.errors import BadModel, EdgeserveError
 from edgeserve.families.folder import ModelSource, weight_files
+from edgeserve.gpu import look_at_driver
 from edgeserve.hugging_face.find import files_folder, find_model
 from edgeserve.pipeline.cluster import Member, plan_for
 from edgeserve.plan.facts import Plan
+from edgeserve.toolchain import why_no_kernels
 from edgeserve.wire.client import WorkerClient
 from edgeserve.wire.loop import run_on_loop
 
@@ -60,10 +62,16 @@ def _examine(options: DoctorOptions) -> Examined:
 
 
 def _look_here(options: DoctorOptions, folder: Path) -> Here:
-    gpu = first_gpu()
+    environment = gpu_environment()
+    driver = look_at_driver(environment.visible_devices)
+    takes_gpu = driver.is_there and options.as_worker.device != "cpu"
     return Here(
-        box=look_at_box(folder, gpu),
-        gpu=gpu,
+        box=look_at_box(folder, driver.version),
+        driver=driver,
+        torch=installed_torch(),
+        why_no_kernels=(
+            why_no_kernels(environment.compiler, environment.kernel_cache) if takes_gpu else ""
+        ),
         cores=cores(),
         as_gateway=options.as_gateway,
         as_worker=options.as_worker,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgeserve.box import Box, Gpu
+from edgeserve.box import Box
 from edgeserve.config import GatewaySettings, WorkerSettings
 from edgeserve.doctor.link import Link
 from edgeserve.errors import EdgeserveError
+from edgeserve.gpu import Driver, Gpu, Torch
 from edgeserve.plan.facts import Plan
 from edgeserve.plan.reserve import CPU_MEMORY_SHARE
 from edgeserve.wire.messages import Description
@@ -18,7 +19,10 @@ class Here:
     """The box that the doctor runs on, and what its commands would be started with."""
 
     box: Box
-    gpu: Gpu | None
+    driver: Driver
+    torch: Torch
+    why_no_kernels: str
+    """What is missing to compile them; empty if nothing is, or no GPU needs them."""
     cores: int
     as_gateway: GatewaySettings
     as_worker: WorkerSettings
@@ -29,20 +33,19 @@ class Here:
         return bool(self.as_gateway.workers)
 
     @property
-    def uses_gpu(self) -> bool:
-        """As a worker here would decide."""
-        return self.gpu is not None and self.as_worker.device != "cpu"
+    def gpu(self) -> Gpu | None:
+        """The one that a worker here would take."""
+        return self.driver.gpu if self.as_worker.device != "cpu" else None
 
     @property
     def memory_free_bytes(self) -> int:
-        """Of the device that a worker here would take."""
-        on_gpu = self.gpu if self.uses_gpu else None
-        return on_gpu.memory_free_bytes if on_gpu else self.box.memory_free_bytes
+        """Of the device that a worker here would take; 0 where a GPU does not tell."""
+        return self.gpu.memory_free_bytes if self.gpu else self.box.memory_free_bytes
 
     @property
     def memory_bytes(self) -> int:
-        """What a worker here might use."""
-        share = 1.0 if self.uses_gpu else CPU_MEMORY_SHARE
+        """What a worker here might use; 0 where a GPU does not tell."""
+        share = 1.0 if self.gpu else CPU_MEMORY_SHARE
         return self.as_worker.memory or int(share * self.memory_free_bytes)
 
 

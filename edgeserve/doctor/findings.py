@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from edgeserve import __version__
-from edgeserve.box import NONE
 from edgeserve.doctor.examined import Answered, Examined, Here, Silent
 from edgeserve.doctor.link import PROMPT_BYTES, PROMPT_TOKENS, Link
 from edgeserve.errors import EdgeserveError, Unauthorized
+from edgeserve.gpu import NONE, Driver, torch_of, why_not_usable
 from edgeserve.plan.amount import amount
 from edgeserve.plan.facts import Plan
 
@@ -79,25 +79,37 @@ def _exposed_worker(here: Here) -> Iterator[Finding]:
 
 
 def _device(here: Here) -> Iterator[Finding]:
-    torch_version = here.box.torch_version
-    if torch_version == NONE:
+    if here.torch.version == NONE:
         yield _fault(
             "PyTorch is not installed, so no worker can run on this box; install edgeserve[worker]"
         )
-    elif here.gpu is not None and here.uses_gpu and torch_version.endswith("+cpu"):
-        yield _fault(
-            f"this box has a {here.gpu.name}, but PyTorch {torch_version} is a build without CUDA, "
-            "so a worker would compute on the CPU; install a build with CUDA, or say --device cpu"
-        )
+    elif here.as_worker.device != "cpu":
+        yield from _gpu(here)
+
+
+def _gpu(here: Here) -> Iterator[Finding]:
+    why_not = why_not_usable(here.driver, here.torch)
+    if why_not:
+        yield _fault(why_not)
     elif here.gpu is None and here.as_worker.device == "cuda":
         yield _fault(
-            "a worker here is told to take a GPU, and nvidia-smi shows none; install NVIDIA's "
-            "driver, or say --device cpu"
+            f"a worker here is told to take a GPU, and nvidia-smi shows none{_said(here.driver)}; "
+            "install NVIDIA's driver, or say --device cpu"
         )
+    elif here.gpu is None and here.driver.said:
+        yield _note(
+            f"a worker here would compute on the CPU: nvidia-smi shows no GPU{_said(here.driver)}"
+        )
+    if here.gpu and here.why_no_kernels:
+        yield _fault(here.why_no_kernels)
+
+
+def _said(driver: Driver) -> str:
+    return f" ({driver.said})" if driver.said else ""
 
 
 def _memory(here: Here) -> Iterator[Finding]:
-    if here.box.memory_limit_bytes and not here.uses_gpu:
+    if here.box.memory_limit_bytes and not here.gpu:
         yield _note(
             f"a process here may have {amount(here.box.memory_limit_bytes)} of memory, by the "
             "limit of its container or session; the machine has more"
@@ -110,6 +122,7 @@ def _workers(seen: Examined) -> Iterator[Finding]:
             yield _fault(_why_silent(each, seen.here))
         else:
             yield from _version(each)
+            yield from _unused_gpu(each)
             yield from _link(each)
     links = [each.link for each in seen.answered if isinstance(each.link, Link)]
     if links:
@@ -139,6 +152,19 @@ def _version(answered: Answered) -> Iterator[Finding]:
             f"worker {answered.worker} runs edgeserve {theirs}, this box {__version__}; install "
             "the same version on every box"
         )
+
+
+def _unused_gpu(answered: Answered) -> Iterator[Finding]:
+    """A worker that computes on the CPU of a box with a GPU was told to, or is an older one."""
+    box = answered.description.box
+    if answered.description.device != "cpu" or box is None or box.driver_version == NONE:
+        return
+    torch = torch_of(box.torch_version)
+    why_not = torch and why_not_usable(Driver(version=box.driver_version), torch, box="its box")
+    why = (
+        why_not or f"its box has NVIDIA driver {box.driver_version}, and --device cuda would use it"
+    )
+    yield _note(f"worker {answered.worker} computes on the CPU: {why}")
 
 
 def _link(answered: Answered) -> Iterator[Finding]:

@@ -92,8 +92,8 @@ def _columns(examined: Examined) -> list[Facts]:
 
 def _of_here(here: Here) -> Facts:
     """There is no link to itself."""
-    gpu = here.gpu if here.uses_gpu else None
-    return {
+    gpu = here.gpu
+    facts = {
         **_of_box(here.box),
         "box": HERE,
         "edgeserve": __version__,
@@ -103,6 +103,8 @@ def _of_here(here: Here) -> Facts:
         "memory_bytes": here.memory_bytes,
         "memory_free_bytes": here.memory_free_bytes,
     }
+    unknown = [key for key in ("memory_bytes", "memory_free_bytes") if gpu and not facts[key]]
+    return {key: value for key, value in facts.items() if key not in unknown}
 
 
 def _of_worker(worker: Answered | Silent) -> Facts:

@@ -6,31 +6,37 @@ Each process checks its own settings again; here they are checked once, and not 
 from __future__ import annotations
 
 import socket
-from pathlib import Path
 
 from edgeserve.config import GatewaySettings, WorkerSettings
 from edgeserve.errors import BadSettings
 from edgeserve.families.folder import ModelSource
 from edgeserve.families.spec import Dtype
+from edgeserve.gpu import Driver, Torch, why_not_usable
 from edgeserve.plan.facts import WorkerFacts
 from edgeserve.plan.planner import default_pages_max, make_plan
 from edgeserve.plan.reserve import reserve_bytes
 
-NVIDIA_DRIVER = Path("/dev/nvidiactl")
 UNKNOWN_BYTES = 2**62
 """Of a card's memory: its own worker asks it."""
 
 
-def has_nvidia_driver() -> bool:
-    return NVIDIA_DRIVER.exists()
+def takes_gpu(settings: WorkerSettings, driver: Driver) -> bool:
+    """Whether a worker here computes on a GPU, or ends saying why it cannot."""
+    return settings.device != "cpu" and driver.is_there and not driver.is_hidden
 
 
-def check_device(settings: WorkerSettings) -> None:
-    """Raises BadSettings if there is no such device."""
-    if settings.device == "cuda" and not settings.pace and not has_nvidia_driver():
+def check_device(settings: WorkerSettings, driver: Driver, torch: Torch) -> None:
+    """Raises BadSettings if there is no such device, or PyTorch could not use it."""
+    if settings.pace or settings.device == "cpu":
+        return
+    why_not = why_not_usable(driver, torch)
+    if why_not:
+        raise BadSettings(why_not)
+    if settings.device == "cuda" and not takes_gpu(settings, driver):
+        shown = "CUDA_VISIBLE_DEVICES hides all GPUs" if driver.is_hidden else "there is no driver"
         raise BadSettings(
-            f"--device cuda: this machine has no NVIDIA driver ({NVIDIA_DRIVER} is missing); "
-            "install it, or say --device cpu"
+            f"--device cuda: this machine shows no GPU of NVIDIA's ({driver.said or shown}); see "
+            "what nvidia-smi says, or say --device cpu"
         )
 
 

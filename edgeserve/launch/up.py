@@ -7,13 +7,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from edgeserve.box import memory_room
+from edgeserve.box import installed_torch, memory_room
 from edgeserve.clock import MonotonicClock
-from edgeserve.config import GatewaySettings, WorkerSettings
+from edgeserve.config import GatewaySettings, WorkerSettings, gpu_environment
 from edgeserve.errors import BadSettings, EdgeserveError
+from edgeserve.gpu import Driver, look_at_driver
 from edgeserve.hugging_face.find import find_model
 from edgeserve.launch.answer import first_answer, show_answer
-from edgeserve.launch.check import check_device, check_fit, check_port, has_nvidia_driver
+from edgeserve.launch.check import check_device, check_fit, check_port, takes_gpu
 from edgeserve.launch.processes import GRACE_S, Child, start_child, stop_all, told_of_the_killed
 
 START_TIMEOUT_S = 120.0
@@ -49,8 +50,10 @@ def run_up(options: UpOptions) -> int:
     workers: list[Child] = []
     gateway: Child | None = None
     try:
-        _check(options)
-        workers += (_start_worker(i, options) for i in range(options.workers))
+        driver = look_at_driver(gpu_environment().visible_devices)
+        share = worker_share(options.workers, options.as_worker, driver)
+        _check(options, driver, share)
+        workers += (_start_worker(i, options, share) for i in range(options.workers))
         gateway = _start_gateway(options, workers)
         url = gateway.wait_until_announced(LOAD_TIMEOUT_S)
         _show(url, options)
@@ -76,14 +79,13 @@ def _show(url: str, options: UpOptions) -> None:
     told.flush()
 
 
-def _check(options: UpOptions) -> None:
+def _check(options: UpOptions, driver: Driver, share: Mapping[str, str]) -> None:
     """Whatever can be known to be wrong is said before anything starts."""
     if options.as_json and not options.prompt:
         raise BadSettings("--json prints the answer to --prompt: give both, or neither")
-    check_device(options.as_worker)
+    check_device(options.as_worker, driver, installed_torch())
     check_port(options.port)
     source = find_model(options.model)
-    share = worker_share(options.workers, options.as_worker)
     memory_bytes = int(share["memory"]) if "memory" in share else options.as_worker.memory or None
     check_fit(source, options.as_gateway, options.workers, memory_bytes)
 
@@ -106,8 +108,8 @@ def _start_gateway(options: UpOptions, workers: Sequence[Child]) -> Child:
     )  # fmt: skip
 
 
-def _start_worker(i: int, options: UpOptions) -> Child:
-    flags = {**worker_share(options.workers, options.as_worker), **options.worker_flags}
+def _start_worker(i: int, options: UpOptions, share: Mapping[str, str]) -> Child:
+    flags = {**share, **options.worker_flags}
     return start_child(
         f"worker {i}",
         ["worker", "--listen", "127.0.0.1:0", *_as_flags(flags)],
@@ -116,7 +118,7 @@ def _start_worker(i: int, options: UpOptions) -> Child:
     )
 
 
-def worker_share(workers: int, settings: WorkerSettings) -> dict[str, str]:
+def worker_share(workers: int, settings: WorkerSettings, driver: Driver) -> dict[str, str]:
     """Each worker's part of the memory that this process may have, unless `settings` say otherwise.
     A GPU's is asked of the GPU, and a card's that is not here is taken from nobody. All have all
     cores: a frame is with one worker at a time, and the others sleep.
@@ -124,7 +126,7 @@ def worker_share(workers: int, settings: WorkerSettings) -> dict[str, str]:
     share: dict[str, str] = {}
     if settings.pace or settings.memory:
         return share
-    if settings.device == "cpu" or not has_nvidia_driver():
+    if not takes_gpu(settings, driver):
         share["memory"] = str(int(MEMORY_SHARE * memory_room().free_for_each(workers)))
     return share
 

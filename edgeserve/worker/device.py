@@ -11,16 +11,13 @@ from edgeserve.allowance import MemoryRoom, cores
 from edgeserve.box import memory_room
 from edgeserve.clock import Clock
 from edgeserve.config import WorkerSettings
-from edgeserve.errors import BadSettings
 from edgeserve.families.spec import Dtype
-from edgeserve.plan.reserve import CPU_MEMORY_SHARE, CUDA_CONTEXT_BYTES, reserve_bytes
+from edgeserve.gpu import Driver
+from edgeserve.plan.reserve import CPU_MEMORY_SHARE, reserve_bytes
 from edgeserve.worker.cards import Card, card_named
+from edgeserve.worker.cuda_device import CUDA, Cuda, OpenGpu, open_gpu
 
 log = logging.getLogger(__name__)
-
-COPY_BYTES = 256 * 2**20  # far above any cache, and a few milliseconds on a card
-BF16_CAPABILITY = (8, 0)  # the first CUDA capability that multiplies bf16
-
 
 QUANTISED = (Dtype.INT8, Dtype.INT4)  # never chosen by itself: they change the answers
 
@@ -57,18 +54,20 @@ class Device:
         return memory_room().free_bytes
 
 
-def open_device(settings: WorkerSettings, clock: Clock) -> Device:
-    """Raises BadSettings if the device that was asked for is not there."""
+def open_device(
+    settings: WorkerSettings, clock: Clock, driver: Driver | None = None, cuda: Cuda = CUDA
+) -> Device:
+    """`driver` is NVIDIA's, as this box shows it.
+
+    Raises BadSettings if the device that was asked for is not there, or if there is a GPU that
+    cannot be used and no word that the CPU is meant; EdgeserveError if the GPU does not come up.
+    """
     if settings.pace:
         return _paced(settings)
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise BadSettings(
-            "--device cuda: this machine shows PyTorch no GPU; check the driver (nvidia-smi) "
-            "and that "
-            "PyTorch was installed with CUDA, or use --device cpu"
-        )
-    if settings.device != "cpu" and torch.cuda.is_available():
-        return _cuda(settings, clock)
+    if settings.device != "cpu":
+        gpu = open_gpu(settings, clock, driver or Driver(), cuda)
+        if gpu is not None:
+            return _cuda(gpu)
     torch.set_num_threads(settings.threads or min(torch.get_num_threads(), cores()))
     return Device(
         torch_device=torch.device("cpu"),
@@ -96,23 +95,15 @@ def cpu_memory_bytes(asked: int, room: MemoryRoom) -> int:
     return limit.free_bytes
 
 
-def _cuda(settings: WorkerSettings, clock: Clock) -> Device:
-    device = torch.device("cuda", 0)
-    torch.cuda.set_device(device)
-    free_bytes, total_bytes = torch.cuda.mem_get_info(device)
-    if settings.memory:
-        # The context counts as ours, too: what nvidia-smi shows stays below --memory.
-        own_bytes = max(0, settings.memory - CUDA_CONTEXT_BYTES)
-        torch.cuda.set_per_process_memory_fraction(min(1.0, own_bytes / total_bytes))
-    bf16 = torch.cuda.get_device_capability(device) >= BF16_CAPABILITY
+def _cuda(gpu: OpenGpu) -> Device:
     return Device(
-        torch_device=device,
-        name=torch.cuda.get_device_name(device),
-        memory_bytes=min(settings.memory or free_bytes, total_bytes),
+        torch_device=gpu.torch_device,
+        name=gpu.name,
+        memory_bytes=gpu.memory_bytes,
         reserve_bytes=reserve_bytes("cuda"),
-        memory_bytes_per_s=_copy_bytes_per_s(device, clock),
-        dtypes=(Dtype.FP16, *([Dtype.BF16, *QUANTISED] if bf16 else []), Dtype.FP32),
-        uuid=str(torch.cuda.get_device_properties(device).uuid),
+        memory_bytes_per_s=gpu.memory_bytes_per_s,
+        dtypes=(Dtype.FP16, Dtype.BF16, *QUANTISED, Dtype.FP32),
+        uuid=gpu.uuid,
     )
 
 
@@ -128,23 +119,6 @@ def _paced(settings: WorkerSettings) -> Device:
         dtypes=(Dtype.FP16, Dtype.BF16, Dtype.FP32),
         card=card,
     )
-
-
-def _copy_bytes_per_s(device: torch.device, clock: Clock) -> float:
-    """Bytes read plus bytes written, per second, of a device-to-device copy; the best of five."""
-    source = torch.zeros(COPY_BYTES, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    target.copy_(source)
-    torch.cuda.synchronize(device)
-    best_s = float("inf")
-    for _ in range(5):
-        start_s = clock.now_s()
-        target.copy_(source)
-        torch.cuda.synchronize(device)
-        best_s = min(best_s, clock.now_s() - start_s)
-    del source, target
-    torch.cuda.empty_cache()
-    return 2 * COPY_BYTES / best_s
 
 
 def _cpu_dtypes() -> tuple[Dtype, ...]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import sys
 
-from edgeserve.box import first_gpu, look_at_box
+from edgeserve.box import look_at_box
 from edgeserve.clock import MonotonicClock
-from edgeserve.config import Address, WorkerSettings, cache_folder
+from edgeserve.config import Address, WorkerSettings, cache_folder, gpu_environment
 from edgeserve.errors import BadSettings
+from edgeserve.gpu import look_at_driver
 from edgeserve.hugging_face.find import files_folder
+from edgeserve.toolchain import why_no_kernels
 from edgeserve.wire.loop import keep_what_is_here, run_on_loop, told_to_end
 from edgeserve.wire.server import WorkerServer
 from edgeserve.worker.device import Device, open_device
@@ -26,9 +28,12 @@ def run_worker(settings: WorkerSettings) -> int:
     """
     check_exposure(settings.listen, settings.token, settings.insecure)
     clock = MonotonicClock()
-    device = open_device(settings, clock)
+    driver = look_at_driver(gpu_environment().visible_devices)
+    device = open_device(settings, clock, driver)
+    if device.kind == "cuda":
+        check_toolchain()
     folder = files_folder(settings.model) if settings.model else cache_folder(settings.cache)
-    box = look_at_box(folder, first_gpu())
+    box = look_at_box(folder, driver.version)
     keep_what_is_here()
     run_on_loop(_serve(settings, device, WorkerHandler(device, settings, clock, box)))
     return 0
@@ -42,6 +47,16 @@ def check_exposure(listen: Address, token: str, insecure: bool) -> None:
             "EDGESERVE_TOKEN to the same secret on every box, or say --insecure if everybody on "
             "this network may use this worker"
         )
+
+
+def check_toolchain() -> None:
+    """Before gigabytes are loaded, and not after: raises BadSettings if no kernel could be
+    compiled here.
+    """
+    environment = gpu_environment()
+    why_not = why_no_kernels(environment.compiler, environment.kernel_cache)
+    if why_not:
+        raise BadSettings(f"{why_not}; or say --device cpu to compute on the CPU")
 
 
 async def _serve(settings: WorkerSettings, device: Device, handler: WorkerHandler) -> None:

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import triton
 
 from edgeserve.clock import MonotonicClock
 
@@ -95,7 +98,7 @@ def one_machine(images: None) -> Iterator[str]:
         wait_until_healthy("http://127.0.0.1:18100")
         yield "http://127.0.0.1:18100"
     finally:
-        run(f"{COMPOSE} down -t 5", **project)
+        run(f"{COMPOSE} down -v -t 5", **project)
 
 
 def test_plain_up_answers_through_three_workers(one_machine: str) -> None:
@@ -132,6 +135,80 @@ def test_the_gateway_image_has_no_torch(images: None) -> None:
     assert found.strip() == "None"
 
 
+def test_only_the_worker_s_image_has_a_compiler(images: None) -> None:
+    found = {
+        role: run(
+            ["docker", "run", "--rm", "--entrypoint", "sh", f"edgeserve-{role}", "-c",
+             "command -v gcc || echo none"]
+        ).strip()
+        for role in ("gateway", "worker")
+    }  # fmt: skip
+
+    assert found == {"gateway": "none", "worker": "/usr/bin/gcc"}
+
+
+TRITON = Path(triton.__file__).parent
+BUILD_DRIVER = """
+import os, sys
+from pathlib import Path
+from edgeserve.config import gpu_environment
+from edgeserve.toolchain import why_no_kernels
+import triton
+from triton.runtime.build import compile_module_from_src
+
+environment = gpu_environment()
+why_not = why_no_kernels(environment.compiler, environment.kernel_cache)
+sys.setdlopenflags(os.RTLD_LAZY)  # the driver's library is not here
+nvidia = Path(triton.__file__).parent / "backends" / "nvidia"
+module = compile_module_from_src(
+    src=(nvidia / "driver.c").read_text(), name="cuda_utils", include_dirs=[str(nvidia / "include")]
+)
+print(os.getuid(), module.__file__, why_not or "has a compiler")
+"""
+"""What Triton does at its first use on a GPU, but for linking to the driver's library."""
+
+
+@pytest.mark.skipif(
+    sys.version_info[:2] != (3, 11), reason="the image's Python is another than this Triton's"
+)
+def test_triton_s_driver_is_built_once_by_the_unprivileged_user_and_kept_on_the_volume(
+    one_machine: str,
+) -> None:
+    """In new containers on the volume of the project that runs: the second has no compiler."""
+    container = [
+        "docker", "run", "--rm", "--volume", "edgeserve-one_cache:/var/cache/edgeserve",
+        "--volume", f"{TRITON}:/opt/triton/triton:ro", "--env", "PYTHONPATH=/opt/triton",
+        "--entrypoint", "python3",
+    ]  # fmt: skip
+    built = run([*container, "edgeserve-worker", "-c", BUILD_DRIVER])
+    kept = run([*container, "--env", "CC=/bin/false", "edgeserve-worker", "-c", BUILD_DRIVER])
+    neighbour = run("docker ps --quiet --filter name=edgeserve-one.worker-2").strip()
+    seen = run(["docker", "exec", neighbour, "find", "/var/cache/edgeserve", "-name", "cuda_*"])
+
+    user, library, compiler = built.strip().split(" ", 2)
+    assert (user, compiler) == ("10001", "has a compiler")
+    assert library.startswith("/var/cache/edgeserve/triton/")
+    assert kept.startswith(f"10001 {library} ")
+    assert "/bin/false cannot compile" in kept
+    assert seen.split() == [library]
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_node_s_file_gives_its_worker_the_card_the_secret_and_the_cache(number: int) -> None:
+    """As it is shipped, without an engine."""
+    if shutil.which(COMPOSE.split(maxsplit=1)[0]) is None:
+        pytest.skip("NO DOCKER COMPOSE: tests/docker/prepare.sh installs it")
+    config = run(f"{COMPOSE} config", **example(number))
+    _, _, after = config.partition("\n  worker:\n")
+    worker = after.partition("\n  worker-2:\n")[0]
+
+    assert "EDGESERVE_DEVICE: cuda\n" in worker
+    assert "EDGESERVE_TOKEN: the-same-secret-on-every-node\n" in worker
+    assert re.search(r"EDGESERVE_MEMORY: (''|\"\")\n", worker), "the card is asked for its memory"
+    assert re.search(r"device_ids:\s+- ['\"]?0['\"]?\s", worker)
+    assert "cache:/var/cache/edgeserve" in worker or "target: /var/cache/edgeserve" in worker
+
+
 @pytest.fixture(scope="module")
 def addresses() -> Iterator[tuple[str, ...]]:
     for each in NODE_ADDRESSES:
@@ -145,12 +222,17 @@ def addresses() -> Iterator[tuple[str, ...]]:
         )
 
 
+def example(number: int) -> dict[str, str]:
+    """The node's .env as it is shipped."""
+    lines = (ROOT / f"deploy/three-nodes/node-{number}.env").read_text().splitlines()
+    return dict(line.split("=", maxsplit=1) for line in lines)
+
+
 def node(number: int, addresses: tuple[str, ...], model: Path) -> Mapping[str, str]:
     """The node's example .env with this test's addresses and model, and without the card that is
     not here.
     """
-    lines = (ROOT / f"deploy/three-nodes/node-{number}.env").read_text().splitlines()
-    settings = dict(line.split("=", 1) for line in lines)
+    settings = example(number)
     assert len(settings) == 4
     settings["COMPOSE_FILE"] = settings["COMPOSE_FILE"].replace(":deploy/nvidia.yml", "")
     settings["EDGESERVE_MODEL"] = str(model)
@@ -182,7 +264,7 @@ def test_three_projects_stand_for_three_nodes(
         logs = run(f"{COMPOSE} logs --no-color worker", **nodes[1])
     finally:
         for each in nodes:
-            run(f"{COMPOSE} down -t 5", **each)
+            run(f"{COMPOSE} down -v -t 5", **each)
 
     assert answer["generated_text"]
     assert cluster["model"] == "llama-demo"

@@ -5,23 +5,26 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from edgeserve.box import Box, Gpu
+from edgeserve.box import Box
 from edgeserve.config import Address, GatewaySettings, WorkerSettings
 from edgeserve.doctor.examined import Answered, Examined, Here, Silent
 from edgeserve.doctor.link import Link
 from edgeserve.errors import EdgeserveError
 from edgeserve.families.spec import Dtype
+from edgeserve.gpu import Driver, Gpu, Torch
 from edgeserve.wire.messages import Description
 
 GB = 10**9
 BOX = Box(
     python_version="3.12.7",
-    torch_version="2.13.0",
+    torch_version="2.13.0+cu130",
     driver_version="none",
     memory_free_bytes=10 * GB,
     disk_free_bytes=200 * GB,
 )
-GPU = Gpu(name="RTX 3060", driver_version="550.54.14", memory_free_bytes=12 * GB)
+GPU = Gpu(name="RTX 3060", driver_version="580.95.05", memory_free_bytes=12 * GB)
+DRIVER = Driver(version="580.95.05", gpu=GPU)
+TORCH = Torch(version="2.13.0+cu130", cuda="13.0")
 LINK = Link(round_trip_s=4e-4, idle_round_trip_s=1.2e-3, bytes_per_s=110e6)
 WORKERS = ("10.0.0.2:50051", "10.0.0.3:50051")
 DESCRIPTION = Description(
@@ -33,7 +36,7 @@ DESCRIPTION = Description(
     dtypes=(Dtype.FP16,),
     epoch=0,
     loaded=None,
-    box=replace(BOX, driver_version="550.54.14"),
+    box=replace(BOX, driver_version="580.95.05"),
 )
 
 
@@ -46,7 +49,13 @@ def gateways_box(**settings: Any) -> Here:
 def workers_box(**differences: Any) -> Here:
     """One that names no workers."""
     well = Here(
-        box=BOX, gpu=None, cores=4, as_gateway=GatewaySettings(), as_worker=WorkerSettings()
+        box=BOX,
+        driver=Driver(),
+        torch=TORCH,
+        why_no_kernels="",
+        cores=4,
+        as_gateway=GatewaySettings(),
+        as_worker=WorkerSettings(),
     )
     return replace(well, **differences)
 

@@ -8,17 +8,18 @@ from typing import Any
 import pytest
 
 from edgeserve import __version__
-from edgeserve.box import NONE
 from edgeserve.config import Address, GatewaySettings, WorkerSettings
 from edgeserve.doctor.examined import Examined, Here, Silent
 from edgeserve.doctor.findings import HOP_S_MAX, PROMPT_BYTES_PER_S_MIN, judge
 from edgeserve.errors import BadModel, DoesNotFit, StageUnavailable, Unauthorized
 from edgeserve.families.shapes import SHAPES
 from edgeserve.families.spec import Dtype
+from edgeserve.gpu import NONE, Driver, Torch
 from edgeserve.plan.facts import WorkerFacts
 from edgeserve.plan.planner import make_plan
 from tests.doctor.made_up import (
     BOX,
+    DRIVER,
     GB,
     GPU,
     LINK,
@@ -61,7 +62,7 @@ def test_a_limit_of_the_workers_container_is_noted() -> None:
     limited = replace(BOX, memory_limit_bytes=3 * GB // 2)
     (note,) = notes(examined(here=workers_box(box=limited)))
     assert "may have 1.5 GB of memory" in note
-    assert notes(examined(here=workers_box(box=limited, gpu=GPU))) == [], "a GPU has its own"
+    assert notes(examined(here=workers_box(box=limited, driver=DRIVER))) == [], "a GPU has its own"
 
 
 def test_faults_come_before_notes() -> None:
@@ -195,20 +196,30 @@ def test_a_gateway_open_to_the_network_without_a_key_would_not_start(
 
 
 def test_a_gateways_box_needs_no_pytorch_and_a_workers_does() -> None:
-    bare = replace(BOX, torch_version=NONE)
+    bare = Torch(version=NONE, cuda=None)
 
-    assert_one_fault(examined(here=workers_box(box=bare)), "PyTorch is not installed", "install")
-    assert faults(examined(answered(0), here=replace(gateways_box(), box=bare))) == []
+    assert_one_fault(examined(here=workers_box(torch=bare)), "PyTorch is not installed", "install")
+    assert_one_fault(examined(here=workers_box(torch=bare, driver=DRIVER)), "is not installed")
+    assert faults(examined(answered(0), here=replace(gateways_box(), torch=bare))) == []
 
 
-CPU_BUILD = replace(BOX, torch_version="2.13.0+cpu")
+CPU_BUILD = Torch(version="2.13.0+cpu", cuda=None)
+OLD = Driver(version="550.54.14", gpu=replace(GPU, driver_version="550.54.14"))
+TURING = Driver(version="580.1", gpu=replace(GPU, name="Tesla T4", capability=(7, 5)))
+ON_CPU = WorkerSettings(device="cpu")
+ON_GPU = WorkerSettings(device="cuda")
 
 
 @pytest.mark.parametrize(
     ("here", "words"),
     [
-        (workers_box(box=CPU_BUILD, gpu=GPU), ("RTX 3060", "2.13.0+cpu", "--device cpu")),
-        (workers_box(as_worker=WorkerSettings(device="cuda")), ("nvidia-smi", "driver")),
+        (workers_box(torch=CPU_BUILD, driver=DRIVER), ("RTX 3060", "2.13.0+cpu", "--device cpu")),
+        (workers_box(driver=OLD), ("550.54.14", "CUDA 13.0", "580", "cu126", "--device cpu")),
+        (workers_box(driver=Driver(version="550.1")), ("550.1", "580")),
+        (workers_box(driver=TURING), ("Tesla T4", "7.5", "8.0")),
+        (workers_box(driver=DRIVER, why_no_kernels="no gcc; apt"), ("no gcc; apt",)),
+        (workers_box(as_worker=ON_GPU), ("nvidia-smi", "driver")),
+        (workers_box(as_worker=ON_GPU, driver=Driver(said="NVML mismatch")), ("NVML mismatch",)),
     ],
 )
 def test_a_gpu_that_would_not_be_used_is_a_fault(here: Here, words: tuple[str, ...]) -> None:
@@ -218,22 +229,64 @@ def test_a_gpu_that_would_not_be_used_is_a_fault(here: Here, words: tuple[str, .
 @pytest.mark.parametrize(
     "here",
     [
-        workers_box(gpu=GPU),
-        workers_box(box=CPU_BUILD),
-        workers_box(box=CPU_BUILD, gpu=GPU, as_worker=WorkerSettings(device="cpu")),
+        workers_box(driver=DRIVER),
+        workers_box(torch=CPU_BUILD),
+        workers_box(torch=CPU_BUILD, driver=DRIVER, as_worker=ON_CPU),
+        workers_box(driver=OLD, as_worker=ON_CPU),
+        workers_box(driver=replace(OLD, is_hidden=True)),
+        workers_box(driver=Driver(said="couldn't communicate with the driver")),
     ],
 )
 def test_a_device_that_is_used_as_it_is_meant_is_none(here: Here) -> None:
     assert faults(examined(here=here)) == []
 
 
+def test_a_driver_that_does_not_answer_is_noted_where_the_cpu_would_compute() -> None:
+    (note,) = notes(examined(here=workers_box(driver=Driver(said="couldn't communicate"))))
+
+    assert "would compute on the CPU" in note
+    assert "couldn't communicate" in note
+
+
+@pytest.mark.parametrize(
+    ("torch_version", "driver", "words"),
+    [
+        ("2.13.0+cu130", "550.54.14", ("its box has NVIDIA driver 550.54.14", "580 or newer")),
+        ("2.13.0+cpu", "580.95.05", ("without CUDA",)),
+        ("2.13.0+cu130", "580.95.05", ("--device cuda would use it",)),
+        ("2.13.0", "550.1", ("--device cuda would use it",)),  # for which CUDA is not known
+    ],
+)
+def test_a_worker_on_the_cpu_of_a_box_with_a_gpu_is_noted_with_the_reason(
+    torch_version: str, driver: str, words: tuple[str, ...]
+) -> None:
+    box = replace(BOX, torch_version=torch_version, driver_version=driver)
+    seen = examined(answered(0, device="cpu", box=box), answered(1))
+
+    (note,) = (text for text in notes(seen) if "computes on the CPU" in text)
+    assert note.startswith(f"worker {WORKERS[0]} ")
+    assert [word for word in words if word not in note] == [], note
+    assert faults(seen) == []
+
+
+def test_a_worker_without_a_driver_or_on_its_gpu_needs_no_such_note() -> None:
+    no_gpu = replace(BOX, driver_version=NONE)
+    old = replace(BOX, driver_version="550.1")  # with NVIDIA's package for forward compatibility
+    for seen in (
+        answered(0, device="cpu", box=no_gpu),
+        answered(0, box=old),
+        answered(0, box=None),
+    ):
+        assert not any("computes on the CPU" in text for text in notes(examined(seen)))
+
+
 @pytest.mark.parametrize(
     ("here", "memory_bytes"),
     [
         (workers_box(), 8 * GB),  # 80 % of what is free
-        (workers_box(gpu=GPU), 12 * GB),
-        (workers_box(gpu=GPU, as_worker=WorkerSettings(device="cpu")), 8 * GB),
-        (workers_box(gpu=GPU, as_worker=WorkerSettings(memory=3 * GB)), 3 * GB),
+        (workers_box(driver=DRIVER), 12 * GB),
+        (workers_box(driver=DRIVER, as_worker=ON_CPU), 8 * GB),
+        (workers_box(driver=DRIVER, as_worker=WorkerSettings(memory=3 * GB)), 3 * GB),
     ],
 )
 def test_a_worker_may_use_what_is_free_or_what_it_was_told(here: Here, memory_bytes: int) -> None:

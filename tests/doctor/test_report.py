@@ -15,7 +15,16 @@ from edgeserve.doctor.findings import judge
 from edgeserve.doctor.report import TITLES, Report, print_report, to_json
 from edgeserve.errors import StageUnavailable
 from edgeserve.wire import PROTOCOL
-from tests.doctor.made_up import GB, GPU, WORKERS, answered, examined, gateways_box, workers_box
+from tests.doctor.made_up import (
+    DRIVER,
+    GB,
+    GPU,
+    WORKERS,
+    answered,
+    examined,
+    gateways_box,
+    workers_box,
+)
 
 GONE = Silent(worker=WORKERS[1], why=StageUnavailable("worker 10.0.0.3:50051 is gone"))
 
@@ -45,7 +54,7 @@ def test_a_workers_facts_are_its_own() -> None:
 
     assert well == {
         "box": WORKERS[0], "edgeserve": __version__, "protocol": PROTOCOL, "python": "3.12.7",
-        "torch": "2.13.0", "driver": "550.54.14", "device": "cuda", "device_name": "RTX 3060",
+        "torch": "2.13.0+cu130", "driver": "580.95.05", "device": "cuda", "device_name": "RTX 3060",
         "memory_bytes": 11 * GB, "memory_free_bytes": 10 * GB, "memory_limit_bytes": 0,
         "disk_free_bytes": 200 * GB,
         "round_trip_ms": 0.4, "idle_round_trip_ms": 1.2, "bytes_per_s": 110_000_000,
@@ -54,12 +63,19 @@ def test_a_workers_facts_are_its_own() -> None:
 
 def test_this_box_shows_the_device_that_a_worker_would_take() -> None:
     (on_cpu,) = document(examined(here=workers_box()))["boxes"]
-    (on_gpu,) = document(examined(here=workers_box(gpu=GPU)))["boxes"]
+    (on_gpu,) = document(examined(here=workers_box(driver=DRIVER)))["boxes"]
 
     assert (on_cpu["device"], on_cpu["device_name"]) == ("cpu", "4 cores")
     assert (on_cpu["memory_bytes"], on_cpu["memory_free_bytes"]) == (8 * GB, 10 * GB)
     assert (on_gpu["device"], on_gpu["device_name"]) == ("cuda", "RTX 3060")
     assert (on_gpu["memory_bytes"], on_gpu["memory_free_bytes"]) == (12 * GB, 12 * GB)
+
+
+def test_memory_that_a_part_of_a_card_does_not_tell_is_null() -> None:
+    part = replace(DRIVER, gpu=replace(GPU, memory_free_bytes=0))
+    (here,) = document(examined(here=workers_box(driver=part)))["boxes"]
+
+    assert (here["device"], here["memory_bytes"], here["memory_free_bytes"]) == ("cuda", None, None)
 
 
 def test_a_worker_that_tells_nothing_of_its_box_is_shown_all_the_same() -> None:

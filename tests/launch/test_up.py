@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
@@ -10,13 +11,21 @@ import pytest
 
 from edgeserve.allowance import MemoryLimit, MemoryRoom
 from edgeserve.config import WorkerSettings, read_settings
+from edgeserve.errors import BadSettings
+from edgeserve.gpu import Driver, Torch
 from edgeserve.launch import up
 from edgeserve.launch.answer import first_answer
+from edgeserve.launch.check import check_device
 from edgeserve.launch.up import worker_share
+
+ON_CPU = WorkerSettings(device="cpu")
+CARD = Driver(version="580.95.05")
+CU130 = Torch(version="2.13.0+cu130", cuda="13.0")
+CPU_BUILD = Torch(version="2.13.0+cpu", cuda=None)
 
 
 def test_workers_share_this_machine_s_memory() -> None:
-    alone, shared = (int(worker_share(n, WorkerSettings(device="cpu"))["memory"]) for n in (1, 4))
+    alone, shared = (int(worker_share(n, ON_CPU, CARD)["memory"]) for n in (1, 4))
 
     assert shared < alone / 2  # a quarter, of what is free a moment later
 
@@ -27,14 +36,14 @@ def test_workers_share_their_containers_memory_and_not_the_machines(
     most = MemoryLimit(name="memory.max", limit_bytes=1500, used_bytes=300)
     room = MemoryRoom(machine_bytes=10**10, limits=(most,))
     monkeypatch.setattr(up, "memory_room", lambda: room)
-    assert worker_share(3, WorkerSettings(device="cpu")) == {"memory": str(int(0.7 * 400))}
+    assert worker_share(3, ON_CPU, CARD) == {"memory": str(int(0.7 * 400))}
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu"])
 def test_a_paced_worker_has_its_card_s_memory_and_not_a_share_of_this_machine_s(
     device: str,
 ) -> None:
-    assert worker_share(3, WorkerSettings(pace="rtx-3060", device=device)) == {}
+    assert worker_share(3, WorkerSettings(pace="rtx-3060", device=device), Driver()) == {}
 
 
 def test_memory_that_was_asked_for_wherever_it_stands_is_not_replaced_by_a_share(
@@ -42,7 +51,56 @@ def test_memory_that_was_asked_for_wherever_it_stands_is_not_replaced_by_a_share
 ) -> None:
     monkeypatch.setenv("EDGESERVE_MEMORY", "3GB")
     asked = read_settings(WorkerSettings, "worker", {"device": "cpu"})
-    assert worker_share(3, asked) == {}
+    assert worker_share(3, asked, Driver()) == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "driver", "has_share"),
+    [
+        (WorkerSettings(), Driver(), True),
+        (WorkerSettings(), CARD, False),  # the card is asked
+        (ON_CPU, CARD, True),
+        (WorkerSettings(), replace(CARD, is_hidden=True), True),
+        (WorkerSettings(), Driver(said="NVML failed"), True),
+    ],
+)
+def test_whoever_computes_on_the_cpu_has_a_share_of_its_memory(
+    settings: WorkerSettings, driver: Driver, has_share: bool
+) -> None:
+    assert bool(worker_share(3, settings, driver)) == has_share
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+@pytest.mark.parametrize(
+    ("driver", "torch", "words"),
+    [
+        (CARD, CPU_BUILD, "a build without CUDA"),
+        (Driver(version="550.54.14"), CU130, "driver 580 or newer"),
+    ],
+)
+def test_a_gpu_that_no_worker_could_use_is_told_before_any_starts(
+    device: str, driver: Driver, torch: Torch, words: str
+) -> None:
+    with pytest.raises(BadSettings, match=words):
+        check_device(WorkerSettings(device=device), driver, torch)
+    check_device(ON_CPU, driver, torch)
+    check_device(WorkerSettings(device=device, pace="rtx-3060"), driver, torch)
+
+
+@pytest.mark.parametrize(
+    ("driver", "words"),
+    [
+        (Driver(), "there is no driver"),
+        (Driver(said="No devices were found"), "No devices were found"),
+        (replace(CARD, is_hidden=True), "CUDA_VISIBLE_DEVICES hides all"),
+    ],
+)
+def test_a_gpu_that_is_asked_for_and_not_there_is_told_before_any_starts(
+    driver: Driver, words: str
+) -> None:
+    with pytest.raises(BadSettings, match=words):
+        check_device(WorkerSettings(device="cuda"), driver, CU130)
+    check_device(WorkerSettings(), driver, CU130)
 
 
 def test_a_first_answer_is_not_asked_of_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
