@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -131,7 +131,7 @@ class PacedHandler(WorkerHandler):
 
     pace_s = 0.0
 
-    async def load(self, order: LoadOrder) -> AsyncIterator[LoadProgress]:
+    async def load(self, order: LoadOrder) -> AsyncGenerator[LoadProgress]:
         async for progress in super().load(order):
             if progress.loaded and self.pace_s and isinstance(self._stage, ResidentStage):
                 paced: Any = Paced(self._stage.slice_, self.pace_s)

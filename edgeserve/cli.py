@@ -78,7 +78,9 @@ DOCTOR_TAKES = {"workers", "model", "dtype"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 done, 1 a verdict failed, 2 bad usage or input, 3 the cluster could not do it."""
+    """0 done, 1 a verdict failed, 2 bad usage or input, 3 the cluster could not do it, 4 a worker's
+    GPU has failed for good.
+    """
     options = _parsed(sys.argv[1:] if arguments is None else arguments)
     for library in CHATTY:
         logging.getLogger(library).setLevel(logging.WARNING)

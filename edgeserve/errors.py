@@ -19,6 +19,7 @@
     ├── Overloaded              nobody's fault: come back later
     │   └── RateLimited         the limits of one key, while others are served
     ├── StageUnavailable        a machine's fault: a stage cannot compute now
+    │   └── DeviceLost          its GPU has failed for good in this process, which therefore ends
     └── WireError               two versions' fault: the ends do not speak the same language
 
 Each class knows its three exits: HTTP status, gRPC status name and the command's exit code, so no
@@ -153,6 +154,13 @@ class StageUnavailable(EdgeserveError):
 
     def __init__(self, message: str, **numbers: Any) -> None:
         super().__init__(message, **{"retryable": True, **numbers})
+
+
+class DeviceLost(StageUnavailable):
+    """The exit code is its own: whoever watches the worker sees that starting it anew helps."""
+
+    exit_code = 4
+    error_type = "device_lost"
 
 
 class WireError(EdgeserveError):

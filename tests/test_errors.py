@@ -51,8 +51,8 @@ def test_every_error_gets_its_class_back_by_its_name() -> None:
 def test_every_error_knows_its_three_exits(kind: type[EdgeserveError]) -> None:
     assert 400 <= http.HTTPStatus(kind.http_status) < 600
     assert grpc.StatusCode[kind.grpc_status] is not grpc.StatusCode.OK
-    assert kind.exit_code in (2, 3)
-    #      2: bad usage or input; 3: the cluster could not do it
+    assert kind.exit_code in (2, 3, 4)
+    #      2: bad usage or input; 3: the cluster could not do it; 4: a worker's GPU has failed
 
 
 def test_whose_fault_it_is_shows_in_the_status() -> None:
@@ -77,6 +77,7 @@ def test_whose_fault_it_is_shows_in_the_status() -> None:
         "Overloaded": (429, 3),
         "RateLimited": (429, 3),
         "StageUnavailable": (503, 3),
+        "DeviceLost": (503, 4),
         "WireError": (503, 3),
     }
 

@@ -33,7 +33,7 @@ BROAD_EXCEPTS = {
     "edgeserve/gateway/edge/middleware.py": "the HTTP border: a fault of ours is still an answer",
     "edgeserve/gateway/text/vocabulary.py": "the border of a library that raises bare Exception",
     "edgeserve/worker/device_thread.py": "the device's border: its gateway hears of what happened",
-    "edgeserve/worker/handler.py": "the border of loading: whatever happens ends it as an error",
+    "edgeserve/worker/loading.py": "the border of loading: whatever happens ends it as an error",
 }
 LOCAL_IMPORTS = {
     "edgeserve/cli.py": "--help must not wait for torch",

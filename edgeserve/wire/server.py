@@ -68,7 +68,7 @@ class Handler(Protocol):
 
     def describe(self) -> Description: ...
 
-    def load(self, order: LoadOrder) -> AsyncIterator[LoadProgress]: ...
+    def load(self, order: LoadOrder) -> AsyncGenerator[LoadProgress]: ...
 
     def supply(
         self, manifest: Manifest, parts: AsyncIterator[SupplyPart]
@@ -125,8 +125,9 @@ def _routes(handler: Handler) -> grpc.GenericRpcHandler:
 
     async def load(request: pb.LoadRequest, context: Any) -> None:
         try:
-            async for progress in handler.load(order_from_pb(request)):
-                await context.write(progress_to_pb(progress))
+            async with aclosing(handler.load(order_from_pb(request))) as steps:
+                async for progress in steps:
+                    await context.write(progress_to_pb(progress))
         except EdgeserveError as error:
             await _abort(context, error)
 

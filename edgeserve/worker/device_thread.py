@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 import torch
 
 from edgeserve.clock import Clock
-from edgeserve.errors import EdgeserveError, WireError
+from edgeserve.errors import DeviceLost, EdgeserveError, WireError
 from edgeserve.timing.hop import StageTime
 from edgeserve.wire.codec import decode_frame, encode_result
 from edgeserve.wire.frame import Failure, Frame, FrameResult
+from edgeserve.worker.device_faults import device_lost
 from edgeserve.worker.pace import LaunchedPaced, PacedStage
 from edgeserve.worker.sequences import SequenceTable
 from edgeserve.worker.stage import Launched, ResidentStage, Taken
@@ -96,8 +97,12 @@ class DeviceThread:
     loading.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(
+        self, clock: Clock, on_lost: Callable[[DeviceLost], None] = lambda _error: None
+    ) -> None:
+        """`on_lost` is called, on whatever thread finds out, if the device has failed for good."""
         self.clock = clock
+        self._on_lost = on_lost
         self._unfinished = 0
         self._lock = threading.Lock()
         self._launch_s: dict[int, float] = {}  # the last time for frames of about so many tokens
@@ -133,14 +138,24 @@ class DeviceThread:
 
     @torch.inference_mode()
     def _launch_all(self) -> None:
-        while (work := self._work.get()) is not None:
-            if isinstance(work, Job):
-                self._run(work)
-            else:
-                work()
-            with self._lock:
-                self._unfinished -= 1
+        while self._launch_next():
+            pass
         self._launched.put(None)
+
+    def _launch_next(self) -> bool:
+        """Whether to go on. A function of its own: what was done last is not held until there is
+        more to do.
+        """
+        work = self._work.get()
+        if work is None:
+            return False
+        if isinstance(work, Job):
+            self._run(work)
+        else:
+            work()
+        with self._lock:
+            self._unfinished -= 1
+        return True
 
     def _put(self, work: Job | Callable[[], None]) -> None:
         with self._lock:
@@ -165,8 +180,14 @@ class DeviceThread:
             self._finish(job, taken, launched)
 
     def _finish_all(self) -> None:
-        while (waiting := self._launched.get()) is not None:
+        while self._finish_next():
+            pass
+
+    def _finish_next(self) -> bool:
+        waiting = self._launched.get()
+        if waiting is not None:
             self._guarded(waiting[0], functools.partial(self._finish, *waiting))
+        return waiting is not None
 
     def _announce(self, job: Job) -> None:
         """That its result is about to come, as far as that is known."""
@@ -190,7 +211,12 @@ class DeviceThread:
             _reply(job, _failed(job.frame, error.error_type, str(error)))
         except Exception as error:  # guards the device thread's border
             log.exception("frame %d failed", job.frame.frame)
-            _reply(job, _failed(job.frame, "internal", f"{type(error).__name__}: {error}"))
+            lost = device_lost(error)
+            if lost is None:
+                _reply(job, _failed(job.frame, "internal", f"{type(error).__name__}: {error}"))
+            else:
+                _reply(job, _failed(job.frame, lost.error_type, str(lost)))
+                self._on_lost(lost)
 
 
 def _size(frame: Frame) -> int:

@@ -4,9 +4,7 @@ time.
 
 from __future__ import annotations
 
-import asyncio
 import functools
-import logging
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
@@ -17,7 +15,7 @@ from edgeserve.box import Box
 from edgeserve.cache.blobs import BYTES_MAX, BlobCache
 from edgeserve.clock import Clock
 from edgeserve.config import WorkerSettings, cache_folder
-from edgeserve.errors import BadModel, EdgeserveError, WireError
+from edgeserve.errors import BadModel, DeviceLost, EdgeserveError, WireError
 from edgeserve.families.folder import told_model
 from edgeserve.hugging_face.find import open_fetched
 from edgeserve.hugging_face.reference import hub_model, settled
@@ -26,13 +24,10 @@ from edgeserve.wire.supply import Manifest, Supplied, SupplyPart, SupplyReply
 from edgeserve.worker.device import Device
 from edgeserve.worker.device_thread import DeviceThread, Session
 from edgeserve.worker.fetching import fetching
-from edgeserve.worker.pace import PacedStage, load_paced
-from edgeserve.worker.stage import ResidentStage, as_ordered, load_stage
+from edgeserve.worker.loading import Loading, Stage, Take
+from edgeserve.worker.pace import load_paced
+from edgeserve.worker.stage import as_ordered, load_stage
 from edgeserve.worker.supply import LocalFolder, Supply
-
-log = logging.getLogger(__name__)
-
-PROGRESS_PER_S = 5
 
 
 class WorkerHandler:
@@ -40,15 +35,27 @@ class WorkerHandler:
     device's thread.
     """
 
-    def __init__(self, device: Device, settings: WorkerSettings, clock: Clock, box: Box) -> None:
+    def __init__(
+        self,
+        device: Device,
+        settings: WorkerSettings,
+        clock: Clock,
+        box: Box,
+        on_lost: Callable[[DeviceLost], None] = lambda _error: None,
+    ) -> None:
+        """`on_lost` is called, from any thread and perhaps more than once, when nothing can be
+        computed in this process any more.
+        """
         self._device = device
         self._settings = settings
         self._clock = clock
         self._box = box
         self._identity = secrets.token_hex(16)
-        self._thread = DeviceThread(clock)
+        self._on_lost = on_lost
+        self._thread = DeviceThread(clock, on_lost)
         self._epoch = 0
-        self._stage: ResidentStage | PacedStage | None = None
+        self._stage: Stage | None = None
+        self._under_way: Loading | None = None
         self._session: Session | None = None
         self._supply: Supply | None = None
 
@@ -69,7 +76,7 @@ class WorkerHandler:
             device_uuid=self._device.uuid,
         )
 
-    async def load(self, order: LoadOrder) -> AsyncIterator[LoadProgress]:
+    async def load(self, order: LoadOrder) -> AsyncGenerator[LoadProgress]:
         """Drops what an older epoch had. The same slice again is kept, and costs nothing."""
         self._begin_epoch(order.epoch)
         if not order.weights_hash:  # or else `supply` has done it
@@ -78,8 +85,9 @@ class WorkerHandler:
                     yield progress
         if not self._holds(order):
             self._stage = None  # its memory is needed
-            async for progress in self._loading(order):
-                yield progress
+            async with aclosing(self._loading(order)) as steps:
+                async for progress in steps:
+                    yield progress
         self._check_epoch(order.epoch)  # a newer gateway may have come meanwhile
         assert self._stage is not None
         done_bytes = self._stage.loaded.slice_bytes
@@ -179,8 +187,12 @@ class WorkerHandler:
             self._supply = None
 
     def _begin_epoch(self, epoch: int) -> None:
+        """Whatever an earlier one has under way is over."""
         self._check_epoch(epoch)
         self._end_session(epoch)
+        if self._under_way is not None:
+            self._under_way.abandon(_taken_over(self._epoch, epoch))
+            self._under_way = None
         self._epoch = epoch
 
     def _check_epoch(self, epoch: int) -> None:
@@ -193,9 +205,7 @@ class WorkerHandler:
             self._session.end(_taken_over(self._epoch, next_epoch))
             self._session = None
 
-    def _loader(
-        self, order: LoadOrder
-    ) -> Callable[[Callable[[int, int], None], Clock], ResidentStage | PacedStage]:
+    def _loader(self, order: LoadOrder) -> Take:
         """Of what was supplied, if the order says that something was."""
         model = self._model(order)
         if self._device.card:
@@ -207,42 +217,19 @@ class WorkerHandler:
             raise WireError("this worker was not supplied for that order; Supply comes before Load")
         return functools.partial(load_stage, order, model, self._device, supplied=supply.found)
 
-    async def _loading(self, order: LoadOrder) -> AsyncIterator[LoadProgress]:
+    async def _loading(self, order: LoadOrder) -> AsyncGenerator[LoadProgress]:
         """Loads on the device's thread, behind frames that still run there."""
-        take, supply = self._loader(order), self._supply
-        loop = asyncio.get_running_loop()
-        progress: asyncio.Queue[LoadProgress | ResidentStage | PacedStage | EdgeserveError] = (
-            asyncio.Queue()
-        )
-
-        def tell(step: LoadProgress | ResidentStage | PacedStage | EdgeserveError) -> None:
-            loop.call_soon_threadsafe(progress.put_nowait, step)
-
-        report = _Throttle(
-            self._clock,
-            lambda done, total: tell(LoadProgress(bytes_done=done, bytes_total=total)),
-        )
-
-        def load() -> None:
-            try:
-                outcome = take(report, self._clock)
-            except EdgeserveError as error:
-                tell(error)
-            except Exception as error:  # guards the loading thread's border
-                log.exception("loading %s failed", order.model)
-                tell(EdgeserveError(f"loading failed: {error}"))
-            else:
-                tell(outcome)
-
-        self._thread.call(load)
-        while isinstance(step := await progress.get(), LoadProgress):
-            yield step
-        if self._supply is supply:  # no newer gateway came meanwhile
-            self._forget_supply()
-        if isinstance(step, EdgeserveError):
-            raise step
-        if order.epoch == self._epoch:  # no newer gateway came meanwhile
-            self._stage = step
+        supply = self._supply
+        loading = self._under_way = Loading(self._loader(order), self._clock, self._on_lost)
+        self._thread.call(loading.run)
+        try:
+            async for progress in loading.steps():
+                yield progress
+            self._stage = loading.take_over()
+        finally:
+            loading.abandon(EdgeserveError("its gateway has left"))
+            if self._supply is supply:  # no newer gateway came meanwhile
+                self._forget_supply()
 
 
 def _taken_over(epoch: int, by_epoch: int) -> WireError:
@@ -250,18 +237,3 @@ def _taken_over(epoch: int, by_epoch: int) -> WireError:
         f"epoch {epoch} is over: a gateway that started later (epoch {by_epoch}) has this "
         "worker; stop one of the two gateways"
     )
-
-
-class _Throttle:
-    """Passes progress on a few times a second."""
-
-    def __init__(self, clock: Clock, report: Callable[[int, int], None]) -> None:
-        self._clock = clock
-        self._report = report
-        self._next_s = 0.0
-
-    def __call__(self, done: int, total: int) -> None:
-        now_s = self._clock.now_s()
-        if now_s >= self._next_s:
-            self._next_s = now_s + 1 / PROGRESS_PER_S
-            self._report(done, total)

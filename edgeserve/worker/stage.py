@@ -41,6 +41,7 @@ from edgeserve.timing.hop import StageTime
 from edgeserve.wire.frame import Frame, FrameResult, Sampled, Scored
 from edgeserve.wire.messages import Loaded, LoadOrder
 from edgeserve.worker.device import Device
+from edgeserve.worker.device_faults import is_out_of_memory
 from edgeserve.worker.sequences import OpenSequence, SequenceTable
 from edgeserve.worker.stopwatch import Stopwatch
 
@@ -331,11 +332,13 @@ def load_stage(
         cuda_frames = None
         if device.kind == "cuda":
             cuda_frames = _cuda_frames(made.slice, kv_pages, order.frame_tokens_max, clock)
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        said = str(error).partition("\n")[0] or "out of memory"
         raise DoesNotFit(
             f"{order.stage} with {order.pages} pages does not fit this worker's "
-            f"{device.memory_bytes} bytes: "
-            f"{str(error).splitlines()[0]}; lower --memory so that the plan leaves more room"
+            f"{device.memory_bytes} bytes: {said}; lower --memory so that the plan leaves more room"
         ) from None
     log.info("%s: %s", order.stage, prepare.report())
     loaded = Loaded(

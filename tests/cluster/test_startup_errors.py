@@ -296,7 +296,7 @@ class _FakeHandler:
             **self._differences,  # type: ignore[arg-type]  # named by the test
         )  # fmt: skip
 
-    async def load(self, order: LoadOrder) -> AsyncIterator[LoadProgress]:
+    async def load(self, order: LoadOrder) -> AsyncGenerator[LoadProgress]:
         assert order.epoch < 0, "nothing may be loaded here"
         yield LoadProgress(bytes_done=0, bytes_total=0)
 

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -40,7 +40,7 @@ class ObedientHandler(FakeHandler):
             memory_bytes_per_s=0.0, dtypes=(Dtype.FP32,), epoch=0, loaded=None,
         )  # fmt: skip
 
-    async def load(self, order: LoadOrder) -> AsyncIterator[LoadProgress]:
+    async def load(self, order: LoadOrder) -> AsyncGenerator[LoadProgress]:
         self.epoch = order.epoch
         loaded = Loaded(
             spec_hash=order.spec_hash, slice_hash="", stage=order.stage, dtype=order.dtype,

@@ -24,7 +24,7 @@ class EchoHandler:
     def describe(self) -> Description:
         raise NotImplementedError
 
-    async def load(self, order: LoadOrder) -> AsyncIterator[LoadProgress]:
+    async def load(self, order: LoadOrder) -> AsyncGenerator[LoadProgress]:
         yield LoadProgress(bytes_done=0, bytes_total=0)
 
     def supply(

@@ -102,7 +102,7 @@ class FakeHandler:
     def describe(self) -> Description:
         return self.description
 
-    async def load(self, order: LoadOrder) -> AsyncIterator[LoadProgress]:
+    async def load(self, order: LoadOrder) -> AsyncGenerator[LoadProgress]:
         self.orders.append(order)
         yield LoadProgress(bytes_done=40, bytes_total=100)
         if self.load_error is not None:

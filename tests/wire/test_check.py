@@ -20,7 +20,7 @@ class NeverAsked:
     def describe(self) -> Description:
         raise AssertionError
 
-    def load(self, order: LoadOrder) -> AsyncIterator[LoadProgress]:
+    def load(self, order: LoadOrder) -> AsyncGenerator[LoadProgress]:
         raise AssertionError
 
     def supply(

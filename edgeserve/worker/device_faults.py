@@ -1,0 +1,97 @@
+"""Tells the error of one frame or load from the end of the device, and gives memory back.
+
+Some errors of CUDA are sticky: the kernel that made them has ended the context, and every later
+call of this process, whatever it asks for, gets the same error. Nothing but another process helps
+(CUDA's runtime says so of each of them: "the process must be terminated and relaunched"). All
+others, out of memory above all, concern the work that met them.
+
+PyTorch tells most errors as `AcceleratorError` with CUDA's number; Triton and cuBLAS tell theirs in
+words alone, and cuBLAS in words that hide CUDA's. So whatever is not known by number or words is
+settled by asking the device for something harmless.
+"""
+
+from __future__ import annotations
+
+import gc
+
+import torch
+
+from edgeserve.errors import DeviceLost, EdgeserveError
+
+OUT_OF_MEMORY = 2
+ORDINARY = frozenset({1, OUT_OF_MEMORY, 9, 98, 209, 218, 222, 500, 600, 701, 801, *range(900, 909)})
+"""CUDA's numbers for an error of one call: a wrong argument, out of memory, a kernel that is not in
+the binary, was not compiled for this card or takes too many registers, something not supported, a
+recording that was broken off. Any other is taken for sticky."""
+STICKY_WORDS = (
+    "illegal memory access",
+    "illegal instruction",
+    "misaligned address",
+    "device-side assert",
+    "launch failure",
+    "launch timed out",
+    "hardware stack error",
+    "uncorrectable",
+    "CUBLAS_STATUS_EXECUTION_FAILED",
+    "CUBLAS_STATUS_INTERNAL_ERROR",
+)
+FULL_WORDS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
+"""The last are those of PyTorch on a CPU."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whoever said it: the allocator, CUDA itself (for graphs and pinned memory), Triton, cuBLAS,
+    or the processor's allocator.
+    """
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in FULL_WORDS)
+
+
+def device_lost(error: BaseException) -> DeviceLost | None:
+    """What an error of the device's work means for this process, if it means its end."""
+    if not isinstance(error, RuntimeError) or is_out_of_memory(error):
+        return None
+    if not (_is_sticky(error) or _answers_no_more()):
+        return None
+    said = str(error).partition("\n")[0]
+    return DeviceLost(
+        f"the GPU has failed ({said}), and nothing more can be computed in this process; the "
+        "worker ends, and serves again when it has been started anew"
+    )
+
+
+def without_trace(error: EdgeserveError) -> EdgeserveError:
+    """The same, without what it holds: a traceback has every local variable on the way, and so the
+    slice and the pages of a load that failed.
+    """
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    return error
+
+
+def release_memory() -> None:
+    """Whatever nobody uses any more goes back to the device; cycles, too, without waiting for
+    Python's collector.
+    """
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def _is_sticky(error: RuntimeError) -> bool:
+    if any(words in str(error) for words in STICKY_WORDS):
+        return True
+    code = getattr(error, "error_code", None)  # PyTorch sets it where CUDA gave one
+    return isinstance(error, torch.AcceleratorError) and code not in ORDINARY
+
+
+def _answers_no_more() -> bool:
+    """Whether the device refuses even to wait for what it was told: a sticky error comes back from
+    every call. The stream and not the device, for which nobody may wait while another is recorded.
+    """
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return False
+    try:
+        torch.cuda.current_stream().synchronize()
+    except RuntimeError as error:
+        return not is_out_of_memory(error)
+    return False
