@@ -30,6 +30,39 @@ from edgeserve.model.slice import Slice
 
 
 @dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """Memory that every frame of up to R rows leaves its large results in. Frames are computed one
+    after another, and what one leaves is read before the next one starts. Without it each CUDA
+    graph would keep results of its own: the logits of 295 rows for eleven graphs, not of 64.
+    """
+
+    hidden_RD: Tensor
+    logits_RV: Tensor | None
+    """fp32; on the last stage only."""
+
+    @classmethod
+    def empty(cls, slice_: Slice, kv_pages: KvPages, rows: int) -> Outputs:
+        cache, spec = kv_pages.keys_LPKH, slice_.spec
+        return cls(
+            hidden_RD=cache.new_empty((rows, spec.hidden)),
+            logits_RV=(
+                cache.new_empty((rows, spec.vocab), dtype=torch.float32)
+                if slice_.stage.head
+                else None
+            ),
+        )
+
+    def hidden(self, tokens: int) -> Tensor | None:
+        """Room for the hidden states of so many tokens; None if it has none."""
+        return self.hidden_RD[:tokens] if tokens <= len(self.hidden_RD) else None
+
+    def logits(self, asked: int) -> Tensor | None:
+        if self.logits_RV is None or asked > len(self.logits_RV):
+            return None
+        return self.logits_RV[:asked]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Computed:
     """What a frame gives: hidden states, or on the last stage tokens."""
 
@@ -41,19 +74,30 @@ class Computed:
     """For tokens of a prompt that are scored."""
 
 
-def compute(slice_: Slice, x: Tensor, table: FrameTable, kv_pages: KvPages) -> Computed:
-    """`x` is token ids [T] on the first stage, hidden states [T, D] on the others."""
-    x_TD = forward(slice_, x, table, kv_pages)
+def compute(
+    slice_: Slice, x: Tensor, table: FrameTable, kv_pages: KvPages, outputs: Outputs | None = None
+) -> Computed:
+    """`x` is token ids [T] on the first stage, hidden states [T, D] on the others. What has room in
+    `outputs` is there until the next frame is computed.
+    """
+    x_TD = forward(slice_, x, table, kv_pages, outputs.hidden(len(x)) if outputs else None)
     if not slice_.stage.head:
         return Computed(out=x_TD, logits_NV=None, hidden_TD=x_TD)
     if table.extent.asked == 0:  # the middle of a prompt
         return Computed(out=x_TD.new_empty((0, 2)), logits_NV=None, hidden_TD=x_TD)
-    logits_NV = slice_.logits(x_TD.index_select(0, table.asked_N))
+    into_NV = outputs.logits(table.extent.asked) if outputs else None
+    logits_NV = slice_.logits(x_TD.index_select(0, table.asked_N), into_NV)
     return Computed(out=most_likely(logits_NV), logits_NV=logits_NV, hidden_TD=x_TD)
 
 
-def forward(slice_: Slice, x: Tensor, table: FrameTable, kv_pages: KvPages) -> Tensor:
-    """Hidden states [T, D]; `x` stays as it is."""
+def forward(
+    slice_: Slice,
+    x: Tensor,
+    table: FrameTable,
+    kv_pages: KvPages,
+    into_TD: Tensor | None = None,
+) -> Tensor:
+    """Hidden states [T, D], in `into_TD` if it is given; `x` stays as it is."""
     x_TD = x if slice_.embedding is None else functional.embedding(x, slice_.embedding.weight)
     cos_T1F, sin_T1F = angles(table.positions_T, slice_.frequencies_F, torch.float32)
     turns = Turns(cos_TF=cos_T1F[:, 0], sin_TF=sin_T1F[:, 0])
@@ -69,7 +113,8 @@ def forward(slice_: Slice, x: Tensor, table: FrameTable, kv_pages: KvPages) -> T
         delta_TD = _attention(block, normed_TD, turns, cache, table)
         x_TD, normed_TD = _residual(x_TD, delta_TD, block.ffn_norm)
         delta_TD = block.down(silu_times_up(block.gate_up(normed_TD)))
-    return x_TD if delta_TD is None else x_TD + delta_TD
+    assert delta_TD is not None, "a stage has a layer"
+    return torch.add(x_TD, delta_TD, out=into_TD)
 
 
 def _residual(x_TD: Tensor, delta_TD: Tensor | None, rms: Any) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,9 @@ from torch import Tensor
 from edgeserve.errors import EdgeserveError
 from edgeserve.families.sampling import TOP_LOGPROBS_MAX, Sampling
 
+LOGITS_BYTES = 16 * 2**20
+"""Of fp32 logits that are taken at a time where it is not all of a frame's: 32 rows of a vocabulary
+of 128,000 tokens, for which the head is read once."""
 TEMPERATURE_MIN = 1e-4  # below it logits overflow fp32, and the choice has long been greedy
 
 
@@ -97,8 +100,22 @@ def choices(results_N2P: Tensor, rows: Sequence[SampleRow]) -> list[Choice]:
 def with_logprobs(logits_NV: Tensor, tokens_NK: Tensor) -> Tensor:
     """K pairs for each row, [N, 2 K]."""
     found_NK = logits_NV.gather(-1, tokens_NK).double()
-    logprobs_NK = found_NK - logits_NV.logsumexp(dim=-1, keepdim=True).double()
+    logprobs_NK = found_NK - _log_sums(logits_NV).double()
     return torch.stack((tokens_NK.double(), logprobs_NK), dim=-1).flatten(1)
+
+
+def rows_at_a_time(vocab: int) -> int:
+    """Whose logits, or what is as large, may be there beside all others."""
+    return max(1, LOGITS_BYTES // (4 * vocab))
+
+
+def _log_sums(logits_NV: Tensor) -> Tensor:
+    """Logarithms of the sums of exponentials, [N, 1]. The exponentials are as large as the logits,
+    so they are there for a few rows at a time.
+    """
+    blocks = torch.split(logits_NV, rows_at_a_time(logits_NV.shape[1]))
+    sums = [each_BV.logsumexp(dim=-1, keepdim=True) for each_BV in blocks]
+    return sums[0] if len(sums) == 1 else torch.cat(sums)
 
 
 def pairs(numbers: Sequence[float]) -> list[tuple[int, float]]:

@@ -18,13 +18,8 @@ import torch
 from torch import Tensor
 
 from edgeserve.families.sampling import TOP_LOGPROBS_MAX
-from edgeserve.model.sampling import likeliest, on_device_of, pairs, with_logprobs
+from edgeserve.model.sampling import likeliest, on_device_of, pairs, rows_at_a_time, with_logprobs
 from edgeserve.model.slice import Slice
-
-LOGITS_BYTES = 16 * 2**20
-"""Of the logits that are there at a time, fp32: 32 rows of a vocabulary of 128,000 tokens, for
-which the head is read once. With their exponentials and what they were before fp32 that is 50 MB,
-no more than the activations of the layers, which are gone by then: see `plan/reserve.py`."""
 
 
 class ScoreRow(NamedTuple):
@@ -77,10 +72,6 @@ def scores(numbers_MP: Tensor, rows: Sequence[ScoreRow]) -> list[TokenScore]:
         _score(*numbers, top_logprobs=row.top_logprobs)
         for numbers, row in zip(numbers_MP.tolist(), rows, strict=True)
     ]
-
-
-def rows_at_a_time(vocab: int) -> int:
-    return max(1, LOGITS_BYTES // (4 * vocab))
 
 
 def _block(logits_BV: Tensor, tokens_B1: Tensor, top: int) -> Tensor:

@@ -78,15 +78,20 @@ class Slice(nn.Module):
             x_TD = block(x_TD, where, pages.keys_LPKH[at], pages.values_LPKH[at])
         return x_TD
 
-    def logits(self, hidden_ND: Tensor) -> Tensor:
-        """fp32 [N, V]. Only a stage with the head can say."""
+    def logits(self, hidden_ND: Tensor, into_NV: Tensor | None = None) -> Tensor:
+        """fp32 [N, V], in `into_NV` if it is given. Only a stage with the head can say."""
+        logits_NV = self._logits(hidden_ND)
+        return logits_NV.float() if into_NV is None else into_NV.copy_(logits_NV)
+
+    def _logits(self, hidden_ND: Tensor) -> Tensor:
+        """In the dtype of the weights."""
         assert self.final_norm is not None
         normed_ND = self.final_norm(hidden_ND)
         if self.head is None:
             assert self.embedding is not None, "a tied head is the embedding of the same stage"
-            return functional.linear(normed_ND, self.embedding.weight).float()
+            return functional.linear(normed_ND, self.embedding.weight)
         logits_NV: Tensor = self.head(normed_ND)
-        return logits_NV.float()
+        return logits_NV
 
 
 class _Table(nn.Module):

@@ -34,7 +34,7 @@ from edgeserve.model.frame_table import (
     tile_queries,
     tiles_of,
 )
-from edgeserve.model.fused import Computed, compute
+from edgeserve.model.fused import Computed, Outputs, compute
 from edgeserve.model.pages import KvPages
 from edgeserve.model.sampling import SampleRow, sample
 from edgeserve.model.scoring import Results, ScoreRow, score
@@ -84,6 +84,7 @@ class CudaFrames:
         self._width = pages_each(slice_.spec.context_tokens, kv_pages.pages)
         self._row = _input_row(slice_, kv_pages)
         recorder = recorder or _recorder(self._device)
+        self._outputs = Outputs.empty(slice_, kv_pages, graph_rows(frame_tokens_max)[-1])
         # The largest first: what is recorded next fits into the memory that it left.
         self._recorded = {
             rows: self._record(rows, recorder) for rows in reversed(graph_rows(frame_tokens_max))
@@ -134,7 +135,7 @@ class CudaFrames:
         if rows is not None:
             return self._recorded[rows].input, self._recorded[rows].replay
         placed = FrameInput.empty(self._long(segments, asked), self._row, self._device)
-        return placed, lambda: compute(self._slice, placed.x, placed.table, self._kv_pages)
+        return placed, lambda: self._compute(placed)
 
     def _filled(
         self, x: Tensor, segments: Sequence[PagedSegment], asked: Sequence[int], extent: Extent
@@ -145,6 +146,9 @@ class CudaFrames:
         filled.table.fill(segments, asked, tiles_of(segments, tile_tokens))
         filled.x[: len(x)].copy_(x)
         return filled
+
+    def _compute(self, placed: FrameInput) -> Computed:
+        return compute(self._slice, placed.x, placed.table, self._kv_pages, self._outputs)
 
     def _to_host(self, x: Tensor) -> Tensor:
         return self._host_like(x).copy_(x, non_blocking=True)
@@ -186,19 +190,14 @@ class CudaFrames:
 
     def _record(self, rows: int, recorder: Recorder) -> _Recorded:
         blank = self._blank(self._short(rows))
-        return _Recorded(
-            input=blank,
-            replay=recorder.record(
-                lambda: compute(self._slice, blank.x, blank.table, self._kv_pages)
-            ),
-        )
+        return _Recorded(input=blank, replay=recorder.record(lambda: self._compute(blank)))
 
     def _warm_up(self, frame_tokens_max: int) -> None:
         """The longest frame, of padding: what it needs is compiled, and its memory is there."""
         if frame_tokens_max > GRAPH_ROWS[-1]:
             segment = PagedSegment((0,) * -(-frame_tokens_max // PAGE_TOKENS), 0, frame_tokens_max)
             blank = self._blank(self._long([segment], GRAPH_ROWS[-1]))
-            compute(self._slice, blank.x, blank.table, self._kv_pages)
+            self._compute(blank)
 
     def _blank(self, extent: Extent) -> FrameInput:
         blank = FrameInput.empty(extent, self._row, self._device)

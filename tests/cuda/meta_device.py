@@ -27,9 +27,9 @@ META = torch.device("meta")
 
 RECORDABLE = frozenset(
     """
-    add.Tensor addmm argmax cos embedding empty_like gather index_select logsumexp mm mul.Tensor
-    new_empty rms_norm select.int sin slice.Tensor stack sub.Tensor t unsqueeze view _to_copy
-    __rshift__.Scalar bitwise_and.Scalar sub.Scalar
+    add.out add.Tensor addmm argmax cat copy_ cos embedding empty_like gather index_select logsumexp
+    mm mul.Tensor new_empty rms_norm select.int sin slice.Tensor split.Tensor stack sub.Tensor t
+    unsqueeze view _to_copy __rshift__.Scalar bitwise_and.Scalar sub.Scalar
     """.split()
 )
 """Operators that a recording may call, with their overload if it is not the default one. Each runs
