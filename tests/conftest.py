@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -20,6 +21,13 @@ os.environ["EDGESERVE_CACHE"] = CACHE.name
 # that spin against one another make a test of milliseconds one of seconds.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the reference models are random: nothing to fetch
+
+# Hundreds of processes start here, and each would compile what it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+# What is imported to be collected lives on: nothing of it is garbage.
+gc.disable()
 
 # Triton reads this when it is imported, whoever does so first. Without a GPU its kernels are
 # interpreted, on the CPU.
@@ -41,3 +49,4 @@ def pytest_collection_finish() -> None:
     """
     gc.collect()
     gc.freeze()
+    gc.enable()

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.clients.environments import Client, read_clients
-from tests.cluster.conftest import gateway, workers
+from tests.cluster.conftest import module_gateway, workers
 from tests.cluster.processes import START_S, announced, exit_codes, start_gateway, start_worker
 
-__all__ = ["gateway", "workers"]
+__all__ = ["module_gateway", "workers"]
 PAGE = Path(__file__).parents[2] / "docs" / "clients.md"
 ROWS = re.compile(r"(?<=<!-- rows -->\n).*?(?=<!-- end -->)", re.DOTALL)
 

@@ -1,17 +1,18 @@
 """lm-eval's log-likelihoods through a gateway, beside those of its own `hf` backend.
 
 Run by the Python of an environment with `lm-eval[api]`, transformers and PyTorch, and without
-edgeserve. FOLDER is the model, which the gateway at URL serves in fp32; each NAME=VALUE is an
-argument of lm-eval's `local-completions`.
+edgeserve. CHECKS is a list in JSON, so that what takes seconds to import is imported once:
 
-    python lm_eval_check.py FOLDER URL [NAME=VALUE ...]
+    python lm_eval_check.py '[{"folder": ..., "url": ..., "arguments": {NAME: VALUE, ...}}, ...]'
 
-The last line is JSON: how many numbers were compared, and the largest difference. The exit code is
-1 if it is too large.
+`folder` is the model, which the gateway at `url` serves in fp32; `arguments` are those of lm-eval's
+`local-completions`. The last line is a list in JSON of what was found by each check: how many
+numbers were compared, the largest difference, and whether they agree.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -60,21 +61,23 @@ dataset_kwargs: {data_files: {test: %s}}
 """
 
 
-def main() -> int:
-    folder, url, *named = sys.argv[1:]
-    served = dict(each.split("=", 1) for each in named)
+def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as tasks:
         os.environ["HF_DATASETS_CACHE"] = tasks
         write_tasks(Path(tasks))
-        own = {"pretrained": folder, "dtype": "float32"}
-        if "add_bos_token" in served:
-            own["add_bos_token"] = served["add_bos_token"]
-        theirs = evaluated("hf", own, tasks)
-        at_gateway = {"base_url": f"{url}/v1/completions", "model": "dummy", "max_length": "1024"}
-        if served.setdefault("tokenizer_backend", "huggingface") == "huggingface":
-            at_gateway["tokenizer"] = folder
-        ours = evaluated("local-completions", at_gateway | served, tasks)
+        found = [check(each, tasks) for each in json.loads(sys.argv[1])]
+    print(json.dumps(found))
+
+
+def check(told: dict[str, Any], tasks: str) -> dict[str, Any]:
+    folder, served = told["folder"], told["arguments"]
+    theirs = evaluated_by_themselves(folder, served.get("add_bos_token"), tasks)
+    at_gateway = {"model": "dummy", "max_length": "1024"}
+    at_gateway["base_url"] = f"{told['url']}/v1/completions"
+    if served.setdefault("tokenizer_backend", "huggingface") == "huggingface":
+        at_gateway["tokenizer"] = folder
+    ours = evaluated("local-completions", at_gateway | served, tasks)
     # A window of a long text that is written out need not be read back as the same tokens.
     sends_tokens = served.get("tokenized_requests") != "False"
     return report(theirs, ours, with_texts=sends_tokens)
@@ -99,6 +102,16 @@ def write_tasks(folder: Path) -> None:
         (folder / f"{name}.yaml").write_text(task + DATA % data)
 
 
+@functools.cache
+def evaluated_by_themselves(
+    folder: str, add_bos_token: str | None, tasks: str
+) -> dict[str, list[Any]]:
+    own = {"pretrained": folder, "dtype": "float32"}
+    if add_bos_token is not None:
+        own["add_bos_token"] = add_bos_token
+    return evaluated("hf", own, tasks)
+
+
 def evaluated(model: str, arguments: dict[str, str], tasks: str) -> dict[str, list[Any]]:
     """By task, what the model was found to say of each sample: a log-likelihood for each choice,
     and whether it would be chosen greedily.
@@ -115,14 +128,16 @@ def evaluated(model: str, arguments: dict[str, str], tasks: str) -> dict[str, li
     }
 
 
-def report(theirs: dict[str, list[Any]], ours: dict[str, list[Any]], *, with_texts: bool) -> int:
+def report(
+    theirs: dict[str, list[Any]], ours: dict[str, list[Any]], *, with_texts: bool
+) -> dict[str, Any]:
     choices = [
         (own, other)
         for item, same in zip(theirs["made_up_choices"], ours["made_up_choices"], strict=True)
         for own, other in zip(item, same, strict=True)
     ]
     texts = list(zip(theirs["made_up_texts"], ours["made_up_texts"], strict=True))
-    told = {
+    told: dict[str, Any] = {
         "items": len(theirs["made_up_choices"]),
         "choices": len(choices),
         "largest_difference": max(_difference(*each) for each in choices),
@@ -131,12 +146,12 @@ def report(theirs: dict[str, list[Any]], ours: dict[str, list[Any]], *, with_tex
         "texts": len(texts),
         "largest_relative_difference": max(_difference(*e) / abs(_number(e[0])) for e in texts),
     }
-    print(json.dumps(told))
-    return int(
-        told["largest_difference"] > TOLERANCE
-        or (with_texts and told["largest_relative_difference"] > TOLERANCE / 10)
-        or told["greedy_that_differ"] > 0
+    told["agree"] = (
+        told["largest_difference"] <= TOLERANCE
+        and (not with_texts or told["largest_relative_difference"] <= TOLERANCE / 10)
+        and told["greedy_that_differ"] == 0
     )
+    return told
 
 
 def _number(found: Any) -> float:
@@ -157,4 +172,4 @@ def _words(draw: random.Random, count: int) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -26,76 +26,64 @@ pytestmark = [
 ]
 CHECK = Path(__file__).with_name("lm_eval_check.py")
 RUN_S = 600.0
-PLAIN = ("batch_size=16", "add_bos_token=True")
-
-
 LM_EVAL = read_clients()["lm_eval"]
+CHECKS = {
+    "plain": {"batch_size": "16", "add_bos_token": "True"},
+    "several at once": {"batch_size": "1", "num_concurrent": "8", "add_bos_token": "True"},
+    "the gateway's tokenizer": {
+        "batch_size": "16", "add_bos_token": "False", "tokenizer_backend": "remote",
+    },  # and no file of the model at the client's
+    "texts": {"batch_size": "16", "add_bos_token": "False", "tokenized_requests": "False"},
+}  # fmt: skip
+"""lm-eval's arguments."""
 
 
 @pytest.fixture(scope="module")
-def python() -> Path:
-    return installed(LM_EVAL) / "bin" / "python"
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        PLAIN,
-        ("batch_size=1", "num_concurrent=8", "add_bos_token=True"),
-        ("batch_size=16", "add_bos_token=False", "tokenizer_backend=remote"),
-        #   the gateway's own tokenizer, and no file of the model at the client's
-    ],
-    ids=" ".join,
-)
-def test_prompts_of_tokens_get_the_log_likelihoods_of_lm_evals_own_backend(
-    arguments: tuple[str, ...],
-    python: Path,
+def found(
+    url: str,
     workers: tuple[Address, ...],
-    gateway: StartGateway,
-    tmp_path: Path,
-    *,
-    record: Record,
-) -> None:
-    folder = open_model("demo").folder
+    module_gateway: StartGateway,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, dict[str, Any]]:
+    """By check; all from one process, which takes longer to import lm-eval than to ask."""
+    python = installed(LM_EVAL) / "bin" / "python"
+    home = tmp_path_factory.mktemp("lm_eval")
+    folder, without_bos = open_model("demo").folder, home / "model"
     assert folder is not None
-    url = gateway(workers, str(folder)).wait_until_announced(START_S)
-
-    found = checked(python, folder, url, arguments, tmp_path)
-
-    assert found["items"] == 50
-    assert found["greedy"] > 0
-    if arguments == PLAIN:
-        told = f"{found['choices']} log-likelihoods, {found['largest_difference']:.0e} at most off"
-        record(LM_EVAL, "50 multiple-choice items beside its hf backend", told)
-
-
-def test_prompts_of_text_get_the_log_likelihoods_of_lm_evals_own_backend(
-    python: Path, workers: tuple[Address, ...], gateway: StartGateway, tmp_path: Path
-) -> None:
-    """lm-eval writes special tokens out, and counts a text's tokens without those that a tokenizer
-    puts before it: so with this one, which puts none.
-    """
-    demo, folder = open_model("demo").folder, tmp_path / "model"
-    assert demo is not None
-    shutil.copytree(demo, folder)
-    path = folder / "tokenizer_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"add_bos_token": False}))
-    url = gateway(workers, str(folder)).wait_until_announced(START_S)
-    arguments = ("tokenized_requests=False", "batch_size=16", "add_bos_token=False")
-
-    found = checked(python, folder, url, arguments, tmp_path)
-
-    assert found["items"] == 50
-
-
-def checked(
-    python: Path, folder: Path, url: str, arguments: tuple[str, ...], home: Path
-) -> dict[str, Any]:
-    """Passes only if the numbers agree."""
+    copy_without_bos(folder, without_bos)
+    of_texts = module_gateway(workers, str(without_bos)).wait_until_announced(START_S)
+    asked = [
+        {"folder": str(without_bos), "url": of_texts, "arguments": arguments}
+        if name == "texts"
+        else {"folder": str(folder), "url": url, "arguments": arguments}
+        for name, arguments in CHECKS.items()
+    ]
     done = subprocess.run(
-        [python, CHECK, folder, url, *arguments], capture_output=True, text=True,
-        timeout=RUN_S, check=False, env={**os.environ, "HF_HOME": str(home / "hf")},
+        [python, CHECK, json.dumps(asked)], capture_output=True, text=True, timeout=RUN_S,
+        check=False, env={**os.environ, "HF_HOME": str(home / "hf")},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    document: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return document
+    return dict(zip(CHECKS, json.loads(done.stdout.splitlines()[-1]), strict=True))
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_prompts_get_the_log_likelihoods_of_lm_evals_own_backend(
+    name: str, found: dict[str, dict[str, Any]], record: Record
+) -> None:
+    told = found[name]
+
+    assert told["agree"], told
+    assert told["items"] == 50
+    assert told["greedy"] > 0
+    if name == "plain":
+        result = f"{told['choices']} log-likelihoods, {told['largest_difference']:.0e} at most off"
+        record(LM_EVAL, "50 multiple-choice items beside its hf backend", result)
+
+
+def copy_without_bos(folder: Path, to: Path) -> None:
+    """lm-eval writes special tokens out, and counts a text's tokens without those that a tokenizer
+    puts before it: so texts are asked of a model whose tokenizer puts none.
+    """
+    shutil.copytree(folder, to)
+    path = to / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"add_bos_token": False}))
