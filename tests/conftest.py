@@ -6,9 +6,13 @@ import gc
 import os
 import sys
 import tempfile
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
+
+LONGEST_FIRST = ("clients", "docker", "cluster", "browser", "slow")
+"""Markers, by how long a file with a test of that kind takes."""
 
 for name in [each for each in os.environ if each.startswith("EDGESERVE_")]:
     del os.environ[name]  # a developer's own cluster must not change what a test sees
@@ -41,6 +45,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="write what the clients did into docs/clients.md (with -m clients and -n 0)",
     )
+
+
+@pytest.hookimpl(trylast=True)  # the order is random by now, and stays so within a rank
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long go first: of two processes, none has much left when the other has
+    nothing.
+    """
+    ranks: defaultdict[Path, int] = defaultdict(lambda: len(LONGEST_FIRST))
+    for item in items:
+        found = (at for at, name in enumerate(LONGEST_FIRST) if item.get_closest_marker(name))
+        ranks[item.path] = min(ranks[item.path], next(found, len(LONGEST_FIRST)))
+    items.sort(key=lambda item: ranks[item.path])
 
 
 def pytest_collection_finish() -> None:

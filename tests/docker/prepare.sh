@@ -31,8 +31,15 @@ if ! docker image inspect "$BASE" >/dev/null 2>&1; then
     rm -rf "$root"
 fi
 
+# By name, and not as ".[gateway,worker,otel]": nothing need be built, beside an installation that may build the same just now.
+read_requirements='
+import tomllib
+project = tomllib.load(open("pyproject.toml", "rb"))["project"]
+extras = project["optional-dependencies"]
+print(*project["dependencies"], *extras["gateway"], *extras["worker"], *extras["otel"], sep="\n")
+'
 mkdir -p wheels
-"$PYTHON" -m pip download -q -d wheels "torch==$TORCH" setuptools wheel ".[gateway,worker,otel]" 2>/dev/null \
+"$PYTHON" -c "$read_requirements" >wheels/requirements.txt \
+    && "$PYTHON" -m pip download -q -d wheels "torch==$TORCH" setuptools wheel -r wheels/requirements.txt 2>/dev/null \
     || give_up "the wheels could not be collected"
-rm -f wheels/edgeserve-*
 echo "tests/docker can run"
