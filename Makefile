@@ -3,6 +3,8 @@
 #   PYTHON   which interpreter .venv is made with               (default python3; 3.11 or newer)
 #   TORCH    which PyTorch                                      (default: the one that CI runs)
 #   TORCH_PIP_FLAGS  for its installation: on a box without GPU, name an index of CPU builds here, without CUDA libraries
+#   QUICK    1 has `make gpu-check` measure the most important alone
+#   OUT      folder for what `make gpu-check` finds             (default gpu-check)
 #   BENCH    flags of `make bench`, such as --llama-cpp BIN_DIR (default: none; docs/performance.md has them)
 #   TESTS    which tests to run, as pytest markers              (default: all that need neither GPU, Docker nor another environment;
 #            those marked browser skip where there is no chromium)
@@ -67,8 +69,8 @@ protos: $(VENV)/dev  ## make edgeserve/wire/pb again from protos/
 bench: $(VENV)/dev  ## edgeserve beside transformers, and beside llama.cpp if BENCH names it; minutes on a quiet machine
 	$(BIN)/python -m benchmarks.side_by_side $(BENCH)
 
-gpu-check: $(VENV)/dev  ## is the CUDA path right, and how fast? under 8 minutes; fails where there is no GPU
-	$(BIN)/python benchmarks/gpu_check.py
+gpu-check: $(VENV)/dev  ## is the CUDA path right, and how fast? under 8 minutes, QUICK=1 under 3; fails where there is no GPU
+	$(BIN)/python -m benchmarks.gpu_check $(if $(QUICK),--quick)
 
 # Torch first and by name: the range in pyproject.toml alone would let pip choose another build of it.
 $(VENV)/torch:

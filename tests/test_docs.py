@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from benchmarks import schedule_effects, side_by_side, soak
+from benchmarks.gpu_check import __main__ as gpu_check
 from edgeserve import cli
 from edgeserve.config import PREFIX, GatewaySettings, WorkerSettings
 from edgeserve.doctor.report import TITLES
@@ -116,7 +117,7 @@ def _line(row: list[str]) -> str:
 
 
 def test_the_pages_name_no_flag_that_does_not_exist() -> None:
-    benchmarks = [each.make_parser() for each in (side_by_side, schedule_effects, soak)]
+    benchmarks = [each.make_parser() for each in (side_by_side, schedule_effects, soak, gpu_check)]
     known = {
         flag
         for parser in (*_commands().values(), *benchmarks)

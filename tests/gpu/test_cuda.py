@@ -11,15 +11,12 @@ import torch
 
 from edgeserve.clock import MonotonicClock
 from edgeserve.config import WorkerSettings
-from edgeserve.families.folder import open_model
 from edgeserve.families.sampling import Sampling
 from edgeserve.families.spec import Dtype
-from edgeserve.families.stage import cut
 from edgeserve.schedule.micro_batch import Segment
-from edgeserve.wire.frame import Frame, FrameResult, Open
-from edgeserve.wire.messages import LoadOrder
-from edgeserve.worker.device import Device, open_device
-from edgeserve.worker.stage import ResidentStage, Taken, load_stage
+from edgeserve.wire.frame import Frame, Open
+from edgeserve.worker.device import open_device
+from tests.gpu.steps import greedy, stage_on
 from tests.model.tiny import save_tiny
 
 pytestmark = [
@@ -27,43 +24,6 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="NO GPU"),
 ]
 FAMILIES = ("llama2", "llama3", "mistral", "qwen2", "qwen3")
-PROMPT = tuple(range(5, 25))
-
-
-def stage_on(kind: str, folder: Path, dtype: Dtype, tokens_max: int = 64) -> ResidentStage:
-    clock = MonotonicClock()
-    device: Device = open_device(WorkerSettings(device=kind, memory=2**31), clock)
-    source = open_model(str(folder))
-    order = LoadOrder(
-        epoch=1, model=str(folder), spec_hash=source.spec.spec_hash,
-        stage=cut((source.spec.layers,))[0], dtype=dtype, pages=8, frame_tokens_max=tokens_max,
-    )  # fmt: skip
-    return load_stage(order, str(folder), device, lambda _done, _total: None, clock)
-
-
-@torch.inference_mode()
-def greedy(
-    stage: ResidentStage, new_tokens: int, sampling: Sampling | None = None
-) -> tuple[list[int], list[FrameResult]]:
-    """A prompt and decodes, frame by frame, as a worker runs them."""
-    clock, table = MonotonicClock(), stage.new_table()
-    opened = Open(sequence=1, pages=(3, 4, 5), sampling=sampling or Sampling(), history=PROMPT)
-    tokens, results = list(PROMPT), []
-    for step in range(new_tokens):
-        fresh = tokens if step == 0 else tokens[-1:]
-        segment = Segment(
-            sequence=1, first_position=len(tokens) - len(fresh), tokens=len(fresh), samples=1
-        )
-        payload = torch.tensor(fresh, dtype=torch.int32).numpy().tobytes()
-        frame = Frame(
-            frame=step, open=(opened,) if step == 0 else (), segments=(segment,), payload=payload
-        )
-        received_s = clock.now_s()
-        taken = Taken(received_s=received_s, decode_s=0.0, started_s=received_s)
-        launched = stage.launch(frame, table.take(frame), clock)
-        results.append(launched.finish(taken, clock))
-        tokens.append(results[-1].sampled[0].token)
-    return tokens[len(PROMPT) :], results
 
 
 @pytest.mark.parametrize("family", FAMILIES)
