@@ -145,8 +145,14 @@ def _run_worker(options: argparse.Namespace) -> int:
     from edgeserve.log import write_log
 
     write_log("console")
-    with _nothing_collected():
-        from edgeserve.worker.serve import run_worker
+    try:
+        with _nothing_collected():
+            from edgeserve.worker.serve import run_worker
+    except (ImportError, OSError) as error:  # the latter for a library that PyTorch links to
+        raise EdgeserveError(
+            f"a worker cannot be loaded: {error}; it needs PyTorch: install edgeserve[worker], or "
+            "PyTorch again"
+        ) from error
 
     return run_worker(settings)
 

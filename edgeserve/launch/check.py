@@ -11,7 +11,7 @@ from edgeserve.config import GatewaySettings, WorkerSettings
 from edgeserve.errors import BadSettings
 from edgeserve.families.folder import ModelSource
 from edgeserve.families.spec import Dtype
-from edgeserve.gpu import Driver, Torch, why_not_usable
+from edgeserve.gpu import NONE, Driver, Torch, why_not_usable
 from edgeserve.plan.facts import WorkerFacts
 from edgeserve.plan.planner import default_pages_max, make_plan
 from edgeserve.plan.reserve import reserve_bytes
@@ -26,7 +26,11 @@ def takes_gpu(settings: WorkerSettings, driver: Driver) -> bool:
 
 
 def check_device(settings: WorkerSettings, driver: Driver, torch: Torch) -> None:
-    """Raises BadSettings if there is no such device, or PyTorch could not use it."""
+    """Raises BadSettings if there is no such device, or no PyTorch that could use it."""
+    if torch.version == NONE:
+        raise BadSettings(
+            "PyTorch is not installed, so no worker can run; install edgeserve[worker]"
+        )
     if settings.pace or settings.device == "cpu":
         return
     why_not = why_not_usable(driver, torch)

@@ -12,7 +12,7 @@ import pytest
 from edgeserve.allowance import MemoryLimit, MemoryRoom
 from edgeserve.config import WorkerSettings, read_settings
 from edgeserve.errors import BadSettings
-from edgeserve.gpu import Driver, Torch
+from edgeserve.gpu import NONE, Driver, Torch
 from edgeserve.launch import up
 from edgeserve.launch.answer import first_answer
 from edgeserve.launch.check import check_device
@@ -85,6 +85,11 @@ def test_a_gpu_that_no_worker_could_use_is_told_before_any_starts(
         check_device(WorkerSettings(device=device), driver, torch)
     check_device(ON_CPU, driver, torch)
     check_device(WorkerSettings(device=device, pace="rtx-3060"), driver, torch)
+
+
+def test_without_pytorch_no_worker_is_started() -> None:
+    with pytest.raises(BadSettings, match="PyTorch is not installed"):
+        check_device(ON_CPU, Driver(), Torch(version=NONE, cuda=None))
 
 
 @pytest.mark.parametrize(
