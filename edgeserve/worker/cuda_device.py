@@ -224,11 +224,11 @@ def _copy_bytes_per_s(cuda: Cuda, room_bytes: int, clock: Clock) -> float:
     """
     copy_bytes = min(COPY_BYTES, room_bytes // 2)
     while copy_bytes >= COPY_BYTES_MIN:
-        try:
-            return 2 * copy_bytes / _copy_s(cuda, copy_bytes, clock)
-        except torch.OutOfMemoryError:  # what is free is not in one piece, or no longer free
-            cuda.empty_cache()
-            copy_bytes //= 2
+        copy_s = _copy_s_if_room(cuda, copy_bytes, clock)
+        cuda.empty_cache()
+        if copy_s is not None:
+            return 2 * copy_bytes / copy_s
+        copy_bytes //= 2
     room, least, own = (
         f"{count / 1e6:.0f} MB"
         for count in (room_bytes, CUDA_CONTEXT_BYTES + 2 * COPY_BYTES_MIN, CUDA_CONTEXT_BYTES)
@@ -241,6 +241,14 @@ def _copy_bytes_per_s(cuda: Cuda, room_bytes: int, clock: Clock) -> float:
     )
 
 
+def _copy_s_if_room(cuda: Cuda, copy_bytes: int, clock: Clock) -> float | None:
+    """None if what is free is not in one piece, or no longer free."""
+    try:
+        return _copy_s(cuda, copy_bytes, clock)
+    except torch.OutOfMemoryError:
+        return None
+
+
 def _copy_s(cuda: Cuda, copy_bytes: int, clock: Clock) -> float:
     source, target = cuda.zeros(copy_bytes), cuda.zeros(copy_bytes)
     target.copy_(source)
@@ -251,6 +259,4 @@ def _copy_s(cuda: Cuda, copy_bytes: int, clock: Clock) -> float:
         target.copy_(source)
         cuda.synchronize()
         best_s = min(best_s, clock.now_s() - start_s)
-    del source, target
-    cuda.empty_cache()
     return best_s

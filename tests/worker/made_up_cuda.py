@@ -29,6 +29,8 @@ class FakeCuda(Cuda):
         self.free_bytes, self.total_bytes = 11_909 * MIB, 12_288 * MIB
         self.largest_bytes = self.total_bytes
         """Of one allocation: what is free need not be in one piece."""
+        self.taken_bytes = 0
+        """By another program, after this one has asked what is free."""
         self.failures: dict[str, Exception] = {}
         """What each method raises, by its name."""
         self.limit_share = 1.0
@@ -66,7 +68,7 @@ class FakeCuda(Cuda):
     def zeros(self, count: int) -> torch.Tensor:
         self._perhaps_fail("zeros")
         held_bytes = self._held_bytes + count
-        room_bytes = min(self.limit_share * self.total_bytes, self.free_bytes)
+        room_bytes = min(self.limit_share * self.total_bytes, self.free_bytes - self.taken_bytes)
         if held_bytes > room_bytes or count > self.largest_bytes:
             raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {count} B")
         self._held_bytes, self._copy_bytes = held_bytes, count

@@ -140,6 +140,15 @@ def test_memory_in_pieces_is_tried_in_smaller_ones(opened: Opened, cuda: FakeCud
     assert cuda.copied == [64 * MIB, 64 * MIB]
 
 
+def test_memory_that_another_program_took_meanwhile_is_done_without(
+    opened: Opened, cuda: FakeCuda
+) -> None:
+    cuda.free_bytes, cuda.taken_bytes = 520 * MIB, 200 * MIB
+    opened()
+
+    assert cuda.copied == [256 * MIB, 128 * MIB, 128 * MIB], "the first of 256 MiB is given back"
+
+
 @pytest.mark.parametrize(
     "memory", [1, 300 * 10**6, CUDA_CONTEXT_BYTES, CUDA_CONTEXT_BYTES + 30 * MIB]
 )
