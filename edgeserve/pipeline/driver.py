@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from edgeserve.clock import Clock
-from edgeserve.errors import EdgeserveError, StageUnavailable
+from edgeserve.errors import DeviceLost, EdgeserveError, StageUnavailable
 from edgeserve.pipeline.draft import Drafter
 from edgeserve.pipeline.generation import Arrival, Ended, Generation, Order, Scored, Token
 from edgeserve.pipeline.job import Job, pack_token_ids
@@ -339,6 +339,8 @@ def _deliver_all(outgoing: list[tuple[Generation, Arrival]]) -> None:
 
 
 def _from_stage(failure: Failure, label: StageLabel) -> EdgeserveError:
-    """A refusal by a stage: its own words, and whose they are."""
-    message = f"stage {label.stage} on worker {label.worker} refused a frame: {failure.message}"
+    """A refusal by a stage, or its last words: its own, and whose they are."""
+    is_lost = failure.error_type == DeviceLost.error_type
+    how = "is lost" if is_lost else "refused a frame"
+    message = f"stage {label.stage} on worker {label.worker} {how}: {failure.message}"
     return StageUnavailable(message, stage=label.stage, worker=label.worker)

@@ -10,7 +10,7 @@ import asyncio
 import hmac
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, Protocol
 
 import grpc
@@ -91,7 +91,9 @@ class WorkerServer:
     def __init__(self, handler: Handler, token: str) -> None:
         self._handler = handler
         self._server = grpc.aio.server(interceptors=[_TokenCheck(token)], options=_OPTIONS)
-        self._server.add_generic_rpc_handlers((_routes(handler),))
+        self._results: set[asyncio.Queue[bytes]] = set()
+        """Of each stream of frames, what is still to be written."""
+        self._server.add_generic_rpc_handlers((_routes(handler, self._results),))
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
@@ -113,35 +115,44 @@ class WorkerServer:
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace_s)
 
+    async def write_out(self, within_s: float) -> None:
+        """Returns when the results that there are have been written, or the time is over."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await asyncio.gather(*(each.join() for each in self._results))
 
-def _routes(handler: Handler) -> grpc.GenericRpcHandler:
+
+def _routes(handler: Handler, streams: set[asyncio.Queue[bytes]]) -> grpc.GenericRpcHandler:
     """Run carries raw bytes, so that the codec's time is ours to measure."""
 
-    async def describe(_request: pb.DescribeRequest, _context: Any) -> pb.WorkerDescription:
-        return description_to_pb(handler.describe())
+    async def describe(_request: pb.DescribeRequest, context: Any) -> pb.WorkerDescription:
+        async with _errors_told(context):
+            description = handler.describe()
+        return description_to_pb(description)
 
     async def echo(request: pb.EchoRequest, _context: Any) -> pb.EchoReply:
         return pb.EchoReply(payload=request.payload)
 
     async def load(request: pb.LoadRequest, context: Any) -> None:
-        try:
-            async with aclosing(handler.load(order_from_pb(request))) as steps:
-                async for progress in steps:
-                    await context.write(progress_to_pb(progress))
-        except EdgeserveError as error:
-            await _abort(context, error)
+        async with (
+            _errors_told(context),
+            aclosing(handler.load(order_from_pb(request))) as steps,
+        ):
+            async for progress in steps:
+                await context.write(progress_to_pb(progress))
 
     async def run(requests: AsyncIterator[bytes], context: Any) -> None:
+        results: asyncio.Queue[bytes] = asyncio.Queue()
+        streams.add(results)
         try:
-            await _run(handler, requests, context)
-        except EdgeserveError as error:
-            await _abort(context, error)
+            async with _errors_told(context):
+                await _run(handler, requests, context, results)
+        finally:
+            streams.discard(results)
 
     async def supply(requests: AsyncIterator[bytes], context: Any) -> None:
-        try:
+        async with _errors_told(context):
             await _supply(handler, requests, context)
-        except EdgeserveError as error:
-            await _abort(context, error)
 
     return grpc.method_handlers_generic_handler(
         SERVICE,
@@ -161,11 +172,14 @@ def _routes(handler: Handler) -> grpc.GenericRpcHandler:
     )
 
 
-async def _run(handler: Handler, requests: AsyncIterator[bytes], context: Any) -> None:
+async def _run(
+    handler: Handler,
+    requests: AsyncIterator[bytes],
+    context: Any,
+    results: asyncio.Queue[bytes],
+) -> None:
     """Frames in on this task, results out on another, until either side ends."""
     loop = asyncio.get_running_loop()
-    results: asyncio.Queue[bytes] = asyncio.Queue()
-
     loop_thread = threading.get_ident()
 
     def reply(raw: bytes) -> None:
@@ -203,6 +217,7 @@ async def _supply(handler: Handler, requests: AsyncIterator[bytes], context: Any
 async def _write(context: Any, results: asyncio.Queue[bytes]) -> None:
     while True:
         await context.write(await results.get())
+        results.task_done()
 
 
 def _epoch(context: Any) -> int:
@@ -210,6 +225,15 @@ def _epoch(context: Any) -> int:
     if not text.isdecimal():
         raise WireError(f"Run needs the metadata {EPOCH_METADATA}, a whole number; got {text!r}")
     return int(text)
+
+
+@asynccontextmanager
+async def _errors_told(context: Any) -> AsyncIterator[None]:
+    """An error of ours ends the call, and is one of ours again at the other end."""
+    try:
+        yield
+    except EdgeserveError as error:
+        await _abort(context, error)
 
 
 async def _abort(context: Any, error: EdgeserveError) -> None:

@@ -22,6 +22,7 @@ from edgeserve.hugging_face.reference import hub_model, settled
 from edgeserve.wire.messages import Description, LoadOrder, LoadProgress
 from edgeserve.wire.supply import Manifest, Supplied, SupplyPart, SupplyReply
 from edgeserve.worker.device import Device
+from edgeserve.worker.device_faults import device_lost
 from edgeserve.worker.device_thread import DeviceThread, Session
 from edgeserve.worker.fetching import fetching
 from edgeserve.worker.loading import Loading, Stage, Take
@@ -70,7 +71,7 @@ class WorkerHandler:
             simulation=self._device.simulation,
             epoch=self._epoch,
             loaded=self._stage.loaded if self._stage else None,
-            box=replace(self._box, memory_free_bytes=self._device.memory_free_bytes()),
+            box=replace(self._box, memory_free_bytes=self._memory_free_bytes()),
             held=self._session is not None and not self._session.closed,
             identity=self._identity,
             device_uuid=self._device.uuid,
@@ -134,6 +135,17 @@ class WorkerHandler:
         if self._session is not None:
             self._session.close()
         self._thread.stop()
+
+    def _memory_free_bytes(self) -> int:
+        """Raises DeviceLost: between two requests, this is how a lost device is found."""
+        try:
+            return self._device.memory_free_bytes()
+        except RuntimeError as error:
+            lost = device_lost(error)
+            if lost is None:
+                raise
+            self._on_lost(lost)
+            raise lost from None
 
     def _holds(self, order: LoadOrder) -> bool:
         return self._stage is not None and self._stage.holds(order, self._model(order))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ from edgeserve.config import Address
 from edgeserve.errors import (
     BadModel,
     BadSettings,
+    DeviceLost,
     DoesNotFit,
     EdgeserveError,
     Overloaded,
@@ -25,7 +27,7 @@ from edgeserve.errors import (
 )
 from edgeserve.wire import EPOCH_METADATA, MESSAGE_BYTES_MAX, PROTOCOL, SOON
 from edgeserve.wire.client import WorkerClient
-from edgeserve.wire.messages import LoadProgress
+from edgeserve.wire.messages import Description, LoadProgress
 from edgeserve.wire.server import SERVICE, WorkerServer
 from tests.wire.fake_worker import (
     DESCRIPTION,
@@ -66,6 +68,7 @@ async def test_loading_reports_progress_and_ends_with_what_was_loaded() -> None:
         DoesNotFit("9 pages more than fit; ask for fewer"),
         WireError("spec 0123 is not 4567"),
         StageUnavailable("the device has gone"),
+        DeviceLost("the device has gone for good"),
         EdgeserveError("Schlüssel fehlt\nin Zeile 2: 100 %"),
     ],
 )
@@ -411,3 +414,43 @@ async def test_a_worker_that_stops_ends_the_stream_and_says_so() -> None:
             await stream.send(b"frame")
         assert handler.sessions[0].closed.is_set()
         await client.close()
+
+
+# -- a worker's last words
+
+
+@pytest.mark.asyncio
+async def test_results_that_are_there_are_written_out_within_a_bound() -> None:
+    """The gateway does not read at first, and then it does."""
+    handler, large = FakeHandler(), bytes(2**20)
+    server = WorkerServer(handler, "")
+    client = WorkerClient(await server.start(LOOPBACK), "")
+    async with asyncio.timeout(2 * TIMEOUT_S):
+        stream = client.run(5)
+        await stream.wait_until_open()
+        for _ in range(64):  # far above any window, so that they cannot all be on their way
+            handler.sessions[0].reply(large)
+        started_s = time.monotonic()
+        await server.write_out(0.1)
+        assert 0.1 <= time.monotonic() - started_s < 1.0
+
+        writing = asyncio.create_task(server.write_out(TIMEOUT_S))
+        await asyncio.sleep(0)
+        assert not writing.done()
+        came = [await stream.receive() for _ in range(64)]
+        await writing
+        assert time.monotonic() - started_s < TIMEOUT_S, "as soon as they are"
+        assert set(came) == {large}
+    await client.close()
+    await server.stop(0.0)
+
+
+@pytest.mark.asyncio
+async def test_a_handler_may_refuse_to_describe_itself() -> None:
+    class Lost(FakeHandler):
+        def describe(self) -> Description:
+            raise DeviceLost("the GPU has failed")
+
+    async with serving(Lost()) as client:
+        with pytest.raises(DeviceLost, match="the GPU has failed"):
+            await client.describe(TIMEOUT_S)

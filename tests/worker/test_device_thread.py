@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
+import torch
 
 from edgeserve.clock import ManualClock
 from edgeserve.errors import WireError
@@ -61,6 +62,15 @@ class FakeLaunched:
         if self.watch.cuda:
             clock.sleep_until(taken.started_s + self.watch.takes_s)
         return FrameResult(frame=self.frame, time=StageTime(compute_s=self.watch.takes_s))
+
+
+class Broken(FakeStage):
+    """A GPU whose context is gone, as PyTorch tells it at every call from then on."""
+
+    def launch(self, frame: Frame, _sequences: Any, _clock: Any) -> FakeLaunched:
+        if frame.frame > 1:
+            raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+        return super().launch(frame, _sequences, _clock)
 
 
 class Bench:
@@ -204,4 +214,26 @@ def test_a_refused_frame_is_answered_and_the_next_one_runs() -> None:
     assert refused.failure is not None
     assert refused.failure.error_type == "wire"
     assert fine.failure is None
+    bench.thread.stop()
+
+
+def test_who_watches_is_told_of_a_lost_device_behind_the_answers_to_its_frames() -> None:
+    bench = Bench(takes_s=SHORT_S / 10)
+    bench.stage.__class__ = Broken
+    told: list[tuple[str, int]] = []
+    bench.thread._on_lost = lambda error: told.append((str(error), len(bench.results)))
+    bench.submit(1)
+    bench.wait_for(1)
+    bench.settle()
+
+    bench.submit(2)  # on the loop
+    bench.submit(3, tokens=64)  # on the thread
+    bench.wait_for(2)
+    bench.settle()
+
+    assert [each.failure and each.failure.error_type for each in bench.results] == [
+        None, "device_lost", "device_lost",
+    ]  # fmt: skip
+    assert [answered for _, answered in told] == [2, 3]
+    assert all("unspecified launch failure" in words for words, _ in told)
     bench.thread.stop()
