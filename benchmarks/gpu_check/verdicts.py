@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.gpu_check.setup import MEMORY_BYTES, WORKERS
+from benchmarks.paper import CASES, CONTEXTS, SHARED_H200, token_time
 
 Row = dict[str, Any]
 Document = dict[str, Any]
@@ -231,12 +232,26 @@ def layers_share(rows: list[Row], candidate: str, number: int) -> float | None:
 
 def _whole(document: Document) -> Iterator[Assumption]:
     half = rows_of(document, "pipeline fp16")
+    if TARGETS_CARD in document["device"]:
+        yield from _computed(document)
     greedy, drawn = (first(half, "total_ms", batch=8, drawn=each) for each in (False, True))
     more_ms = None if None in (greedy, drawn) else round(drawn - greedy, 2)
     yield Assumption(
         name="what 8 drawn tokens cost beside greedy ones", low=0, high=0.5, unit="ms",
         measured=more_ms, source="drawn in one sequence of kernels",
     )  # fmt: skip
+
+
+def _computed(document: Document) -> Iterator[Assumption]:
+    """A token on paper, a tenth more or less."""
+    for case in (replace(each, context_tokens=CONTEXTS[1]) for each in CASES):
+        paper_ms = token_time(SHARED_H200, case, after=True).total_s * 1e3
+        yield Assumption(
+            name=f"a token, {case}", low=round(0.9 * paper_ms, 2), high=round(1.1 * paper_ms, 2),
+            unit="ms", source="benchmarks/paper.py",
+            measured=first(rows_of(document, f"pipeline {case.dtype}"), "total_ms",
+                           batch=case.batch, drawn=False),
+        )  # fmt: skip
 
 
 def _in(unit: float, measured: float | None) -> float | None:

@@ -308,3 +308,12 @@ def test_a_summary_has_a_line_for_everything_and_bears_what_is_missing() -> None
     assert "| qkv | cublas | 3900 (0.98) | - |" in text
     assert "MISS: fp16, batch 8, tokens/s" in text
     assert "llama-2-13b, random weights; NVIDIA H200" in summary(GOOD)
+
+
+def test_a_token_stands_beside_what_paper_says_for_the_targets_card_alone() -> None:
+    found = {each.name: each for each in assumptions(GOOD)}
+    assert found["a token, fp16, batch 8"].measured == 10.0
+    assert found["a token, fp16, batch 8"].low == pytest.approx(0.9 * 9.75, abs=0.02)
+    assert found["a token, fp16, batch 8"].high == pytest.approx(1.1 * 9.75, abs=0.02)
+    other = {**GOOD, "device": "NVIDIA GeForce RTX 3060"}
+    assert not [each for each in assumptions(other) if each.name.startswith("a token")]
