@@ -101,7 +101,7 @@ def _probe_error(kernel: Kernel, weight_RC: Tensor, tokens: int) -> float:
 
 def int8_one_pass(weight_RC: Tensor, bias_R: Tensor | None) -> Kernel:
     """Tokens and rows as 8-bit numbers, on a CPU that adds their products in 32 bits (VNNI)."""
-    multiply = _whole_products(*_round_rows(weight_RC), LARGEST_8_BIT)
+    multiply = _whole_products(*round_rows(weight_RC), LARGEST_8_BIT)
 
     def kernel(x_TC: Tensor) -> Tensor:
         wide_TC, range_T1 = _ranged(x_TC)
@@ -118,7 +118,7 @@ def int8_without_overflow(weight_RC: Tensor, bias_R: Tensor | None) -> Kernel:
     as a sparse matrix: rarely more than one number in 200. Rows that have more, since most of their
     numbers are large, are multiplied in two passes.
     """
-    whole_RC, scale_R = _round_rows(weight_RC)
+    whole_RC, scale_R = round_rows(weight_RC)
     rest = _take_out_rest(whole_RC)
     if len(rest.value) > RARE * whole_RC.numel():
         return int8_two_passes(weight_RC, bias_R)
@@ -179,7 +179,7 @@ def int8_two_passes(weight_RC: Tensor, bias_R: Tensor | None) -> Kernel:
     2 * 127 * 127 are less than 2^15. The two stand below each other, so the matrix is read once:
     for few tokens the second costs nothing.
     """
-    multiply = _whole_products(*_round_rows(weight_RC), LARGEST_7_BIT)
+    multiply = _whole_products(*round_rows(weight_RC), LARGEST_7_BIT)
 
     def kernel(x_TC: Tensor) -> Tensor:
         wide_TC, range_T1 = _ranged(x_TC)
@@ -219,7 +219,7 @@ def _whole_products(whole_RC: Tensor, scale_R: Tensor, largest: int) -> Callable
 
 def int8_widened(weight_RC: Tensor, bias_R: Tensor | None) -> Kernel:
     """Rows as whole numbers that are widened for each product; on any device."""
-    whole_RC, scale_R = _round_rows(weight_RC)
+    whole_RC, scale_R = round_rows(weight_RC)
 
     def kernel(x_TC: Tensor) -> Tensor:
         out_TR = functional.linear(x_TC, whole_RC.to(x_TC.dtype)).float() * scale_R
@@ -228,14 +228,18 @@ def int8_widened(weight_RC: Tensor, bias_R: Tensor | None) -> Kernel:
     return kernel
 
 
-def _round_rows(weight_RC: Tensor) -> tuple[Tensor, Tensor]:
-    """Whole numbers from -127 to 127, and what one is worth in each row."""
-    scale_R = (weight_RC.abs().amax(1).float() / 127).clamp_min_(1e-12)
+def round_rows(weight_RC: Tensor) -> tuple[Tensor, Tensor]:
+    """Whole numbers from -127 to 127, and what one is worth in each row. What it takes beside them
+    is a block in fp32.
+    """
     whole_RC = torch.empty_like(weight_RC, dtype=torch.int8)
+    scale_R = torch.empty(len(weight_RC), device=weight_RC.device)
     start = 0
     for rows_RC in blocks(weight_RC):
-        some = slice(start, start + len(rows_RC))
-        whole_RC[some] = (rows_RC.float() / scale_R[some, None]).round_()
+        some, wide_RC = slice(start, start + len(rows_RC)), rows_RC.float()
+        low_R, high_R = wide_RC.aminmax(dim=1)
+        scale_R[some] = (torch.maximum(-low_R, high_R) / 127).clamp_min_(1e-12)
+        whole_RC[some] = (wide_RC / scale_R[some, None]).round_()
         start = some.stop
     return whole_RC, scale_R
 

@@ -3,9 +3,9 @@
 int8: a scale for each row of the matrix, and one for each token's numbers, found as it comes; the
 product is of whole numbers. int4: a scale and an offset for each group of a row's numbers; the
 tokens stay bf16. What a token gets depends on no other token of its frame. The head has 8 bits in
-both: it chooses the words, and is a small part of what is read. On a CPU the products are PyTorch's
-own; elsewhere the matrix is widened each time, which saves memory, not time. Refuses to know spec
-and stage.
+both: it chooses the words, and is a small part of what is read. The products here are a CPU's,
+PyTorch's own; a GPU's are given to `Quantise`. Where none fits, the matrix is widened each time,
+which saves memory and not time. Refuses to know spec and stage.
 
     T tokens, R rows and C columns of the matrix, G groups of a row, X numbers of a group
 """
@@ -21,10 +21,11 @@ from torch.nn import functional
 
 from edgeserve.errors import UnsupportedModel
 from edgeserve.families.spec import Dtype, group_of
-from edgeserve.model.int8 import blocks, int8, int8_way, int8_widened
+from edgeserve.model.int8 import blocks, int8, int8_way
 from edgeserve.model.product import Kernel, MakeKernel, Product
 
 SAMPLE_TOKENS = 8
+CPU_ROWS = 16  # that a CPU's int4 products take together
 
 
 @dataclass(kw_only=True)
@@ -32,8 +33,8 @@ class Quantise:
     """Prepares products one after the other, and notes how wrong the first of each shape is."""
 
     dtype: Dtype
-    make_int8: MakeKernel = int8
-    """On a CPU."""
+    make_int8: MakeKernel = field(default_factory=lambda: int8)
+    make_int4: MakeKernel = field(default_factory=lambda: int4)
     errors: dict[torch.Size, float] = field(default_factory=dict)
     """As a share of the exact results, over all of them."""
     largest: dict[torch.Size, float] = field(default_factory=dict)
@@ -64,29 +65,28 @@ class Quantise:
         )
 
     def _kernel_for(self, name: str, weight_RC: Tensor) -> MakeKernel:
-        is_cpu = weight_RC.device.type == "cpu"
         if self.dtype is Dtype.INT8 or name == "head":
-            self._int8_way = f"; int8 {int8_way().name}" if is_cpu else ""
-            return self.make_int8 if is_cpu else int8_widened
+            self._int8_way = f"; int8 {int8_way().name}" if self.make_int8 is int8 else ""
+            return self.make_int8
         if group_of(weight_RC.shape[1]) is None:
             raise UnsupportedModel(
                 f"int4 keeps a scale for each 128, 64 or 32 numbers of a row; the rows of {name} "
                 f"have {weight_RC.shape[1]}; serve the model with --dtype int8"
             )
-        # The CPU's int4 products take rows by sixteen.
-        return int4 if is_cpu and len(weight_RC) % 16 == 0 else int4_widened
+        return self.make_int4
 
 
 def int4(weight_RC: Tensor, bias_R: Tensor | None) -> Kernel:
-    """On a CPU."""
-    group = _group(weight_RC)
-    parts, pairs = [], []
+    """On a CPU, whose products take rows by sixteen."""
+    if len(weight_RC) % CPU_ROWS:
+        return int4_widened(weight_RC, bias_R)
+    group, parts, pairs = group_or_fail(weight_RC), [], []
     for rows_RC in blocks(weight_RC):
-        whole_RC, scale_RG, middle_RG = _round_groups(rows_RC, group)
+        whole_RC, pair_RG2 = round_groups(rows_RC, group)
         parts.append(torch.ops.aten._convert_weight_to_int4pack_for_cpu(whole_RC, 1))
-        pairs.append(torch.stack((scale_RG, middle_RG), -1))
+        pairs.append(pair_RG2)
     held = torch.cat(parts)
-    pairs_GR2 = torch.cat(pairs).transpose(0, 1).to(torch.bfloat16).contiguous()
+    pairs_GR2 = torch.cat(pairs).transpose(0, 1).contiguous()
     multiply: Callable[..., Tensor] = torch.ops.aten._weight_int4pack_mm_for_cpu.default
 
     def kernel(x_TC: Tensor) -> Tensor:
@@ -98,11 +98,11 @@ def int4(weight_RC: Tensor, bias_R: Tensor | None) -> Kernel:
 
 def int4_widened(weight_RC: Tensor, bias_R: Tensor | None) -> Kernel:
     """Two numbers in a byte, widened for each product; on any device."""
-    group, shape = _group(weight_RC), weight_RC.shape
-    rounded = [_round_groups(rows_RC, group) for rows_RC in blocks(weight_RC)]
-    held = torch.cat([(w[:, 0::2] | w[:, 1::2] << 4).to(torch.uint8) for w, _, _ in rounded])
-    scale_RG1 = torch.cat([scale for _, scale, _ in rounded])[..., None].to(weight_RC.dtype)
-    middle_RG1 = torch.cat([middle for _, _, middle in rounded])[..., None].to(weight_RC.dtype)
+    group, shape = group_or_fail(weight_RC), weight_RC.shape
+    rounded = [round_groups(rows_RC, group) for rows_RC in blocks(weight_RC)]
+    held = torch.cat([(w[:, 0::2] | w[:, 1::2] << 4).to(torch.uint8) for w, _ in rounded])
+    pair_RG2 = torch.cat([pair for _, pair in rounded]).to(weight_RC.dtype)
+    scale_RG1, middle_RG1 = pair_RG2[..., :1], pair_RG2[..., 1:]
 
     def kernel(x_TC: Tensor) -> Tensor:
         whole_RC = torch.stack((held & 15, held >> 4), -1).view(shape)
@@ -113,19 +113,21 @@ def int4_widened(weight_RC: Tensor, bias_R: Tensor | None) -> Kernel:
     return kernel
 
 
-def _round_groups(rows_RC: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Whole numbers from 0 to 15, what one is worth in each group, and what 8 stands for."""
+def round_groups(rows_RC: Tensor, group: int) -> tuple[Tensor, Tensor]:
+    """Whole numbers from 0 to 15 [R, C]; and in bf16 what one is worth in each group, and what 8
+    stands for [R, G, 2].
+    """
     rows_RGX = rows_RC.float().view(len(rows_RC), -1, group)
     low_RG, high_RG = rows_RGX.aminmax(dim=-1)
     # Rounded as they will be held, so that the whole numbers are the best for what is held.
-    scale_RG = ((high_RG - low_RG) / 15).clamp_min_(1e-12).to(torch.bfloat16).float()
-    middle_RG = (low_RG + 8 * scale_RG).to(torch.bfloat16).float()
-    steps_RGX = (rows_RGX - middle_RG[..., None]) / scale_RG[..., None] + 8
+    scale_RG = ((high_RG - low_RG) / 15).clamp_min_(1e-12).to(torch.bfloat16)
+    middle_RG = (low_RG + 8 * scale_RG.float()).to(torch.bfloat16)
+    steps_RGX = (rows_RGX - middle_RG.float()[..., None]) / scale_RG.float()[..., None] + 8
     whole_RC = steps_RGX.round_().clamp_(0, 15).to(torch.int32).view(rows_RC.shape)
-    return whole_RC, scale_RG, middle_RG
+    return whole_RC, torch.stack((scale_RG, middle_RG), -1)
 
 
-def _group(weight_RC: Tensor) -> int:
+def group_or_fail(weight_RC: Tensor) -> int:
     group = group_of(weight_RC.shape[1])
     assert group is not None, "who chooses int4 has asked"
     return group

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgeserve.errors import BadModel, DamagedWeights
 from edgeserve.families.checkpoint import StoredTensor
@@ -50,7 +50,7 @@ class Form:
     device: torch.device | str = "cpu"
     prepare: Preparation = field(default_factory=LeavePlain)
     quantised: str = ""
-    """Distinguishes slices whose products `prepare` makes smaller."""
+    """Distinguishes slices whose products `prepare` makes smaller, each as soon as it is full."""
 
     def __str__(self) -> str:
         return self.quantised or str(self.dtype)
@@ -125,6 +125,7 @@ class Filling:
         self._form = form
         self._placed = set[str]()
         self._missing = Counter(_module_of(each) for each in self.sources)
+        self._scratch = _Scratch(self.slice, form) if form.quantised else None
 
     def rows(self, source: TensorSource) -> Tensor:
         """Where the tensor belongs."""
@@ -133,11 +134,14 @@ class Filling:
         parameter: Tensor = getattr(module, name)
         if source.target not in self._placed:
             self._placed.add(source.target)
-            parameter = empty_parameter(
-                *parameter.shape, dtype=parameter.dtype, device=self._form.device
-            )
+            parameter = self._memory(module, parameter)
             setattr(module, name, parameter)
         return parameter[source.rows_start : source.rows_end]
+
+    def _memory(self, module: nn.Module, parameter: Tensor) -> nn.Parameter:
+        if self._scratch and isinstance(module, Product) and parameter is module.weight:
+            return self._scratch.take(module)
+        return empty_parameter(*parameter.shape, dtype=parameter.dtype, device=self._form.device)
 
     def filled(self, source: TensorSource) -> None:
         name = _module_of(source)
@@ -145,6 +149,36 @@ class Filling:
         module = self.slice.get_submodule(name)
         if not self._missing[name] and isinstance(module, Product):
             self._form.prepare(name, module)
+            if self._scratch:
+                self._scratch.give_back(module)
+
+
+class _Scratch:
+    """Memory for products in full precision: all of a slice in turn, since each is made smaller as
+    soon as it is full. The first piece is taken before any weight and is as large as the largest
+    product; another is added where the numbers of two lie among each other in the files. So the
+    memory of the device is not left in pieces.
+    """
+
+    def __init__(self, slice_: Slice, form: Form) -> None:
+        self._form = form
+        products = (each for each in slice_.modules() if isinstance(each, Product))
+        self._free = [self._new(max((each.weight.numel() for each in products), default=0))]
+        self._taken: dict[Product, Tensor] = {}
+
+    def take(self, product: Product) -> nn.Parameter:
+        shape = product.weight.shape
+        fitting = [each for each in self._free if len(each) >= shape.numel()]
+        piece = min(fitting, key=len) if fitting else self._new(shape.numel())
+        self._free = [each for each in self._free if each is not piece]
+        self._taken[product] = piece
+        return nn.Parameter(piece[: shape.numel()].view(shape), requires_grad=False)
+
+    def give_back(self, product: Product) -> None:
+        self._free.append(self._taken.pop(product))
+
+    def _new(self, numbers: int) -> Tensor:
+        return torch.empty(numbers, dtype=self._form.dtype, device=self._form.device)
 
 
 def _module_of(source: TensorSource) -> str:

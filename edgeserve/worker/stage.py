@@ -358,6 +358,9 @@ def load_stage(
 
 
 def _preparation(dtype: Dtype, device: Device) -> Preparation:
+    if device.kind == "cuda":
+        properties = torch.cuda.get_device_properties(device.torch_device)
+        return _for_gpu()[0](dtype, properties.multi_processor_count)
     if dtype.is_quantised:
         return Quantise(dtype=dtype)
     return FastestLayout(clock=ProcessorTime()) if device.kind == "cpu" else LeavePlain()
@@ -372,15 +375,20 @@ def _cuda_frames(slice_: Slice, kv_pages: KvPages, tokens_max: int, clock: Clock
     """Compiles and records all that frames will need; seconds, tens of them the first time on a
     machine.
     """
-    # Here and not above: it imports Triton, which PyTorch's CPU builds come without.
-    from edgeserve.worker.cuda_frames import CudaFrames
-
     start_s = clock.now_s()
-    frames = CudaFrames(slice_, kv_pages, tokens_max)
+    frames = _for_gpu()[1](slice_, kv_pages, tokens_max)
     torch.cuda.synchronize()
     taken_s = clock.now_s() - start_s
     log.info("compiled the kernels and recorded %d CUDA graphs in %.1f s", frames.graphs, taken_s)
     return frames
+
+
+def _for_gpu() -> tuple[Callable[[Dtype, int], Preparation], type[CudaFrames]]:
+    # Here and not above: they import Triton, which PyTorch's CPU builds come without.
+    from edgeserve.model.cuda_linear import cuda_preparation
+    from edgeserve.worker.cuda_frames import CudaFrames
+
+    return cuda_preparation, CudaFrames
 
 
 def _slice(

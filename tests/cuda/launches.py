@@ -37,9 +37,13 @@ DTYPES: dict[str, torch.dtype] = {
     "partial_ptr": torch.float32,
     "sums_ptr": torch.float32,
     "cos_ptr": torch.float32,
+    "scale_ptr": torch.float32,
+    "pair_ptr": torch.int32,
     "sin_ptr": torch.float32,
 }
 """Of pointers that are not of the slice's dtype."""
+PACKED = {"held_ptr": (torch.int8, torch.uint8)}
+"""Pointers that may be of these dtypes, too."""
 APART = frozenset(("q_ptr", "rows_ptr"))
 """Pointers to rows that may be further apart than they are long; a row itself is contiguous."""
 
@@ -129,7 +133,7 @@ def _check_pointer(what: str, name: str, tensor: Seen, dtype: torch.dtype) -> No
     if tensor.device != "meta":
         raise NotAllowed(f"{what} is on {tensor.device}, where a GPU cannot read it")
     wanted = DTYPES.get(name, dtype)
-    if tensor.dtype is not wanted:
+    if tensor.dtype is not wanted and tensor.dtype not in PACKED.get(name, ()):
         raise NotAllowed(f"{what} is {tensor.dtype} instead of {wanted}")
     if not _is_contiguous(tensor, rows_apart=name in APART):
         raise NotAllowed(f"{what} has the shape {tensor.shape} with strides {tensor.stride}")

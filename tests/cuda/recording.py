@@ -14,9 +14,8 @@ from edgeserve.clock import ManualClock
 from edgeserve.families.spec import Dtype, ModelSpec
 from edgeserve.families.stage import LayerRange, Stage
 from edgeserve.model.batch import PagedSegment
+from edgeserve.model.cuda_linear import cuda_preparation
 from edgeserve.model.pages import KvPages
-from edgeserve.model.product import LeavePlain, Preparation
-from edgeserve.model.quantised import Quantise
 from edgeserve.model.sampling import SampleRow
 from edgeserve.model.scoring import Results, ScoreRow
 from edgeserve.model.slice import Slice
@@ -137,8 +136,10 @@ def _noted(device: MetaDevice, load: Load) -> Iterator[None]:
 
 def _empty(load: Load) -> Filling:
     """A slice that no memory was taken for."""
-    prepare: Preparation = Quantise(dtype=load.dtype) if load.dtype.is_quantised else LeavePlain()
-    return Filling(load.spec, load.stage, Form(TORCH_DTYPES[load.dtype], META, prepare))
+    prepare = cuda_preparation(load.dtype, load.processors)
+    quantised = str(load.dtype) if load.dtype.is_quantised else ""
+    form = Form(TORCH_DTYPES[load.dtype], META, prepare, quantised)
+    return Filling(load.spec, load.stage, form)
 
 
 def _filled(filling: Filling) -> Slice:

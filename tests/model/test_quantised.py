@@ -16,7 +16,7 @@ from edgeserve.model import int8 as int8_module
 from edgeserve.model.int8 import INT8_WAYS, Int8Way, first_right, int8, int8_way, int8_widened
 from edgeserve.model.product import Kernel, MakeKernel, Product
 from edgeserve.model.quantised import Quantise, int4, int4_widened
-from edgeserve.model.weights import Form, load_slice
+from edgeserve.model.weights import Filling, Form, load_slice
 from tests.model.stages import Fed, Stages
 from tests.model.tiny import save_tiny
 
@@ -181,7 +181,7 @@ def test_what_would_overflow_is_multiplied_apart(columns: int) -> None:
     """Nothing is lost, and nothing left that is too large."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(4096, columns, generator=generator).clamp(-2.5, 2.5)
-    whole, _ = int8_module._round_rows(weight)
+    whole, _ = int8_module.round_rows(weight)
     left = whole.clone()
     rest = int8_module._take_out_rest(left)
     assert 0.01 < len(rest.value) / whole.numel() < 0.06
@@ -247,6 +247,54 @@ def test_one_product_at_a_time_is_there_in_full(tmp_path: Path) -> None:
     assert len(seen) == 4 * spec.layers + 1
     assert {name.rpartition(".")[2] for name, _ in slice_.named_parameters()} == {"weight"}
     assert not [name for name, _ in slice_.named_parameters() if "qkv" in name or "down" in name]
+
+
+def test_all_products_are_full_in_the_same_two_places(tmp_path: Path) -> None:
+    """In the files, the output of attention lies among queries, keys and values."""
+    save_tiny("llama3", tmp_path, intermediate_size=64)
+    spec, places = open_model(str(tmp_path)).spec, list[tuple[int, int]]()
+    alive = list[torch.UntypedStorage]()
+    prepare = Quantise(dtype=Dtype.INT8)
+
+    class Watching:
+        def __call__(self, name: str, product: Product) -> None:
+            places.append((product.weight.data_ptr(), product.weight.untyped_storage().nbytes()))
+            alive.append(product.weight.untyped_storage())
+            prepare(name, product)
+
+        def report(self) -> str:
+            return ""
+
+    form = Form(torch.bfloat16, prepare=Watching(), quantised="int8")
+    load_slice(tmp_path, spec, cut((spec.layers,))[0], form, lambda _done, _total: None)
+
+    largest = max(2 * spec.ffn_hidden, spec.vocab) * spec.hidden
+    assert len(places) == 4 * spec.layers + 1
+    assert len(set(places)) == 2
+    assert {size for _, size in places} == {2 * largest, 2 * spec.hidden * spec.q_rows}
+
+
+def test_numbers_among_those_of_another_product_keep_their_place(tmp_path: Path) -> None:
+    save_tiny("llama3", tmp_path, intermediate_size=64)
+    spec = open_model(str(tmp_path)).spec
+    form = Form(torch.bfloat16, prepare=Quantise(dtype=Dtype.INT8), quantised="int8")
+    filling = Filling(spec, cut((spec.layers,))[0], form)
+    sources = {each.name: each for each in filling.sources}
+    gate, up, down = (
+        sources[f"model.layers.0.mlp.{name}_proj.weight"] for name in ("gate", "up", "down")
+    )
+
+    filling.rows(gate).fill_(1.0)
+    filling.rows(down).fill_(2.0)
+    filling.filled(down)
+
+    assert (filling.rows(gate) == 1.0).all()
+    filling.rows(up).fill_(3.0)
+    filling.filled(gate)
+    filling.filled(up)
+    x = torch.ones(1, spec.hidden, dtype=torch.bfloat16)
+    out = filling.slice.get_submodule("layers.0.gate_up")(x)
+    assert out[0, :: spec.ffn_hidden].tolist() == [spec.hidden, 3 * spec.hidden]
 
 
 # -- whole models, against fp32

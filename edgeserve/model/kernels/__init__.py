@@ -1,4 +1,5 @@
-"""What PyTorch has no kernel for, in Triton: attention over pages, and four fusions of small steps.
+"""What PyTorch has no kernel for, in Triton: attention over pages, four fusions of small steps, and
+linear layers that read packed weights.
 
 One file for each kernel, with the function that launches it. They compute in fp32 whatever they
 read, take tensors on one device, wait for nothing, and may be recorded in a CUDA graph. With
@@ -7,5 +8,5 @@ TRITON_INTERPRET=1 the same code runs on a CPU, which is how the tests look at i
 Triton is imported here and nowhere else, and this package only where there is a GPU: PyTorch's CPU
 builds come without Triton.
 
-Not covered: matrix products, which are cuBLAS's; training; tuning itself to a card.
+Not covered: training; tuning itself to a card.
 """
