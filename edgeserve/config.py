@@ -369,6 +369,8 @@ class GpuEnvironment:
 
     visible_devices: str | None
     """`CUDA_VISIBLE_DEVICES`: which GPUs CUDA shows, by index or UUID; None shows all."""
+    counts_by_slot: bool
+    """`CUDA_DEVICE_ORDER`: as nvidia-smi does; the default is the fastest first."""
     compiler: str
     """`CC`; empty leaves the choice to Triton."""
     kernel_cache: Path
@@ -379,6 +381,7 @@ def gpu_environment() -> GpuEnvironment:
     home = os.environ.get("TRITON_HOME") or "~"
     return GpuEnvironment(
         visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"),
+        counts_by_slot=os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID",
         compiler=os.environ.get("CC") or "",
         kernel_cache=Path(
             os.environ.get("TRITON_CACHE_DIR") or f"{home}/.triton/cache"

@@ -9,8 +9,8 @@ major one, with PyTorch's compiled kernels as with any, and all earlier ones (ta
 https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html).
 
 Not covered: NVIDIA's packages for forward compatibility, with which a data centre's card runs a
-newer CUDA than its driver: where PyTorch shows a GPU, nothing here is asked; and unlike cards in
-one box, which CUDA counts by speed and nvidia-smi by slot.
+newer CUDA than its driver: where PyTorch shows a GPU, nothing here is asked; and cards of one
+capability and unlike speed, which CUDA counts by speed and nvidia-smi by slot.
 """
 
 from __future__ import annotations
@@ -74,13 +74,19 @@ class Driver:
         return self.version != NONE
 
 
-def look_at_driver(visible: str | None = None, kernel_driver: Path = KERNEL_DRIVER) -> Driver:
-    """`visible` is what `CUDA_VISIBLE_DEVICES` says, None for nothing."""
+def look_at_driver(
+    visible: str | None = None, *, by_slot: bool = False, kernel_driver: Path = KERNEL_DRIVER
+) -> Driver:
+    """`visible` is what `CUDA_VISIBLE_DEVICES` says, None for nothing; `by_slot` is whether CUDA is
+    told to count cards as nvidia-smi does.
+    """
     version = _kernel_drivers_version(kernel_driver)
     if _hides_all(visible):
         return Driver(version=version, is_hidden=True)
     csv, said = _ask_nvidia_smi()
     gpus = parse_gpus(csv)
+    if not by_slot:
+        gpus = fastest_first(gpus)
     if not gpus:
         return Driver(version=version, said=said)
     gpu = first_shown(gpus, visible)
@@ -94,6 +100,13 @@ def parse_gpus(csv: str) -> list[Gpu]:
     MiB, the last one only from newer drivers.
     """
     return [gpu for gpu in map(_parse_row, csv.splitlines()) if gpu]
+
+
+def fastest_first(gpus: Sequence[Gpu]) -> list[Gpu]:
+    """As CUDA counts them unless it is told otherwise, as far as their capability tells: an old
+    card for the display comes last.
+    """
+    return sorted(gpus, key=lambda each: each.capability or (0, 0), reverse=True)
 
 
 def first_shown(gpus: Sequence[Gpu], visible: str | None) -> Gpu | None:
@@ -182,12 +195,12 @@ def why_not_usable(driver: Driver, torch: Torch, box: str = "this box") -> str:
     """
     if not driver.is_there or driver.is_hidden:
         return ""
-    card = f" and a {driver.gpu.name}" if driver.gpu else ""
+    card = f" ({driver.gpu.name})" if driver.gpu else ""
     has = f"{box} has NVIDIA driver {driver.version}{card}"
     if torch.cuda is None:
         return (
             f"{has}, but PyTorch {torch.version} is a build without CUDA, so nothing can compute "
-            "on the GPU; install a build with CUDA, or say --device cpu to compute on the CPU"
+            f"on the GPU; {_build_for(driver.version)}, or say --device cpu to compute on the CPU"
         )
     needed = driver_needed(torch.cuda)
     if major(driver.version) < needed:
@@ -231,3 +244,16 @@ def _cures(driver_version: str, torch_cuda: str) -> str:
         if cuda < major(torch_cuda) and major(driver_version) >= DRIVER_MIN[cuda]
     ]
     return f"install a newer driver{''.join(older)}, or say --device cpu to compute on the CPU"
+
+
+def _build_for(driver_version: str) -> str:
+    """Which to install, with this driver."""
+    newest = max(
+        (cuda for cuda, oldest in DRIVER_MIN.items() if major(driver_version) >= oldest), default=0
+    )
+    if newest == max(DRIVER_MIN):
+        return f"install a build for CUDA {newest}"
+    if newest in OLDER_BUILDS:
+        return f"install a build for CUDA {newest} (PyTorch's package index {OLDER_BUILDS[newest]})"
+    needed = max(DRIVER_MIN)
+    return f"install driver {DRIVER_MIN[needed]} or newer and a build for CUDA {needed}"

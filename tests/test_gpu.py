@@ -136,7 +136,31 @@ def test_a_part_of_a_card_has_the_cards_name_and_not_its_memory() -> None:
 def test_the_program_is_asked_for_the_gpu(nvidia_smi: Path, proc: Path) -> None:
     says(nvidia_smi, f"[ \"$2\" = --format=csv,noheader,nounits ] && echo '{LINE}'")
 
-    assert look_at_driver(None, proc) == Driver(version="580.95.05", gpu=RTX_3060)
+    assert look_at_driver(None, kernel_driver=proc) == Driver(version="580.95.05", gpu=RTX_3060)
+
+
+OLD_CARD = LINE.replace("RTX 3060", "GT 1030").replace("8.6", "6.1")
+
+
+@pytest.mark.parametrize(
+    ("visible", "by_slot", "name"),
+    [
+        (None, False, "RTX 3060"),
+        ("1", False, "GT 1030"),
+        (None, True, "GT 1030"),
+        ("1", True, "RTX 3060"),
+    ],
+)
+def test_a_card_for_the_display_is_not_the_one_that_computes(
+    visible: str | None, by_slot: bool, name: str, nvidia_smi: Path, proc: Path
+) -> None:
+    says(nvidia_smi, f"echo '{OLD_CARD}'; echo '{LINE}'")
+
+    seen = look_at_driver(visible, by_slot=by_slot, kernel_driver=proc)
+
+    assert seen.gpu is not None
+    assert seen.gpu.name == f"NVIDIA GeForce {name}"
+    assert bool(why_not_usable(seen, CU130)) == (name == "GT 1030")
 
 
 def test_a_driver_that_does_not_know_a_word_is_asked_without_it(
@@ -148,7 +172,7 @@ def test_a_driver_that_does_not_know_a_word_is_asked_without_it(
         f'case "$1" in *compute_cap*) echo not a valid field; exit 2;; esac; echo "{line}"',
     )
 
-    seen = look_at_driver(None, proc)
+    seen = look_at_driver(None, kernel_driver=proc)
 
     assert seen.version == "470.256.02"
     assert seen.gpu is not None
@@ -161,13 +185,13 @@ def test_the_kernel_tells_its_driver_where_nothing_else_does(
 ) -> None:
     proc.write_text(told)
 
-    assert look_at_driver(None, proc) == Driver(version=version)
+    assert look_at_driver(None, kernel_driver=proc) == Driver(version=version)
 
 
 def test_windows_linux_has_a_gpu_and_no_driver_of_the_kernels(nvidia_smi: Path, proc: Path) -> None:
     says(nvidia_smi, f"echo '{LINE}'")
 
-    seen = look_at_driver(None, proc)
+    seen = look_at_driver(None, kernel_driver=proc)
 
     assert (seen.is_there, seen.version) == (True, "580.95.05")
 
@@ -176,7 +200,7 @@ def test_what_the_program_says_instead_of_a_gpu_is_kept(nvidia_smi: Path, proc: 
     proc.write_text(PROPRIETARY)
     says(nvidia_smi, "echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18")
 
-    seen = look_at_driver(None, proc)
+    seen = look_at_driver(None, kernel_driver=proc)
 
     assert (seen.version, seen.gpu) == ("550.54.14", None)
     assert seen.said == "Failed to initialize NVML: Driver/library version mismatch"
@@ -188,14 +212,14 @@ def test_a_program_that_hangs_is_given_up(
     monkeypatch.setattr(gpu, "NVIDIA_SMI_S", 0.05)
     says(nvidia_smi, "exec sleep 1")
 
-    seen = look_at_driver(None, proc)
+    seen = look_at_driver(None, kernel_driver=proc)
 
     assert not seen.is_there
     assert "does not answer" in seen.said
 
 
 def test_a_box_without_anything_has_no_driver(nvidia_smi: Path, proc: Path) -> None:
-    assert look_at_driver(None, proc) == Driver()
+    assert look_at_driver(None, kernel_driver=proc) == Driver()
     assert Driver().version == NONE
 
 
@@ -204,13 +228,15 @@ def test_gpus_that_are_hidden_are_not_asked_for(visible: str, nvidia_smi: Path, 
     says(nvidia_smi, f"echo '{LINE}'")
     proc.write_text(OPEN)
 
-    assert look_at_driver(visible, proc) == Driver(version="580.82.07", is_hidden=True)
+    assert look_at_driver(visible, kernel_driver=proc) == Driver(
+        version="580.82.07", is_hidden=True
+    )
 
 
 def test_a_variable_that_names_no_gpu_is_told(nvidia_smi: Path, proc: Path) -> None:
     says(nvidia_smi, f"echo '{LINE}'")
 
-    seen = look_at_driver("3", proc)
+    seen = look_at_driver("3", kernel_driver=proc)
 
     assert (seen.version, seen.gpu) == ("580.95.05", None)
     assert seen.said == "CUDA_VISIBLE_DEVICES=3 names none of the 1 that there are"
@@ -297,6 +323,19 @@ def test_a_build_without_cuda_on_a_box_with_a_driver_is_told() -> None:
         assert "2.13.0+cpu is a build without CUDA" in why
         assert "--device cpu" in why
     assert why_not_usable(Driver(version="580.1"), CPU, box="its box").startswith("its box has")
+
+
+@pytest.mark.parametrize(
+    ("driver", "cure"),
+    [
+        ("615.1", "install a build for CUDA 13, or"),
+        ("550.54.14", "install a build for CUDA 12 (PyTorch's package index cu126), or"),
+        ("470.256.02", "install driver 580 or newer and a build for CUDA 13, or"),
+        ("390.1", "install driver 580 or newer and a build for CUDA 13, or"),
+    ],
+)
+def test_the_build_that_is_offered_runs_with_the_driver(driver: str, cure: str) -> None:
+    assert cure in why_not_usable(Driver(version=driver), CPU)
 
 
 def test_a_card_before_ampere_is_refused_by_its_capability() -> None:

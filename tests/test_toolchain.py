@@ -121,8 +121,16 @@ def test_this_machines_own_compiler_does(tmp_path: Path) -> None:
     assert why_no_kernels("", tmp_path) == ""
 
 
-def test_triton_s_variables_are_read_as_triton_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("TRITON_CACHE_DIR", "TRITON_HOME", "CC", "CUDA_VISIBLE_DEVICES"):
+def test_cudas_and_tritons_variables_are_read_as_they_read_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in (
+        "TRITON_CACHE_DIR",
+        "TRITON_HOME",
+        "CC",
+        "CUDA_VISIBLE_DEVICES",
+        "CUDA_DEVICE_ORDER",
+    ):
         monkeypatch.delenv(name, raising=False)
     bare = gpu_environment()
     monkeypatch.setenv("TRITON_HOME", "/fast")
@@ -130,9 +138,11 @@ def test_triton_s_variables_are_read_as_triton_reads_them(monkeypatch: pytest.Mo
     monkeypatch.setenv("TRITON_CACHE_DIR", "/cache/triton")
     monkeypatch.setenv("CC", "clang-19")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     told = gpu_environment()
 
     assert (bare.compiler, bare.visible_devices) == ("", None)
+    assert (bare.counts_by_slot, told.counts_by_slot) == (False, True)
     assert bare.kernel_cache == Path("~/.triton/cache").expanduser()
     assert at_home == Path("/fast/.triton/cache")
     assert (told.compiler, told.visible_devices) == ("clang-19", ""), (

@@ -50,7 +50,8 @@ def run_up(options: UpOptions) -> int:
     workers: list[Child] = []
     gateway: Child | None = None
     try:
-        driver = look_at_driver(gpu_environment().visible_devices)
+        environment = gpu_environment()
+        driver = look_at_driver(environment.visible_devices, by_slot=environment.counts_by_slot)
         share = worker_share(options.workers, options.as_worker, driver)
         _check(options, driver, share)
         workers += (_start_worker(i, options, share) for i in range(options.workers))

@@ -38,7 +38,8 @@ def run_worker(settings: WorkerSettings) -> int:
     """
     check_exposure(settings.listen, settings.token, settings.insecure)
     clock = MonotonicClock()
-    driver = look_at_driver(gpu_environment().visible_devices)
+    environment = gpu_environment()
+    driver = look_at_driver(environment.visible_devices, by_slot=environment.counts_by_slot)
     device = open_device(settings, clock, driver)
     if device.kind == "cuda":
         check_toolchain()
