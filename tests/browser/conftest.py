@@ -47,7 +47,7 @@ class Watched:
 
     async def wait_for_text(self, selector: str, text: str) -> None:
         found = self.page.locator(selector, has_text=text)
-        await found.first.wait_for(state="visible", timeout=10_000)
+        await found.first.wait_for(state="visible", timeout=30_000)
 
     async def ask(self, prompt: str, tokens: int) -> None:
         await self.page.fill("#prompt", prompt)
@@ -60,7 +60,7 @@ class Watched:
         await self.page.press("#prompt", "Enter")
 
     async def answered(self) -> None:
-        await self.page.wait_for_selector("#receipt-sums:not([hidden])", timeout=20_000)
+        await self.page.wait_for_selector("#receipt-sums:not([hidden])", timeout=40_000)
 
     async def overflow_px(self) -> int:
         """By how much the page is wider than its window."""

@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.cluster,
     pytest.mark.slow,
     pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.timeout(90),
+    pytest.mark.timeout(150),
 ]
 TOKENS = 24
 PACED = ("--pace", "rtx-3060", "--memory", "16GB")

@@ -171,7 +171,7 @@ def engine_settings(workers: Sequence[Address], model: str, **more: Any) -> Gate
 async def running_engine(settings: GatewaySettings) -> AsyncIterator[PipelineEngine]:
     engine = PipelineEngine(settings, open_model(settings.model), MonotonicClock())
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await engine.start()
         yield engine
     finally:
@@ -193,7 +193,7 @@ async def tokens_of(generation: Generation, within_s: float = 30.0) -> list[int]
         return [token.token async for token in generation]
 
 
-async def first_tokens(generation: Generation, count: int, within_s: float = 10.0) -> list[Token]:
+async def first_tokens(generation: Generation, count: int, within_s: float = 30.0) -> list[Token]:
     async with asyncio.timeout(within_s):
         return [await anext(generation) for _ in range(count)]
 

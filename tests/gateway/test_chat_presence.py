@@ -268,10 +268,10 @@ async def test_a_text_beside_a_call_is_said_before_it_where_a_template_prints_on
 @pytest.mark.slow
 def test_a_long_conversation_takes_two_renderings_and_no_more() -> None:
     talk = [said("user", f"question {i}") for i in range(2048)]
-    begun_s = time.perf_counter()
+    begun_s = time.process_time()
     assert missing("{{ messages }}", *talk) is None
-    assert time.perf_counter() - begun_s < 2
+    assert time.process_time() - begun_s < 2
     dropped = "{{ messages[0].content }}"
-    begun_s = time.perf_counter()
+    begun_s = time.process_time()
     assert missing(dropped, *talk) == "messages[1].content"
-    assert time.perf_counter() - begun_s < 4
+    assert time.process_time() - begun_s < 4

@@ -196,6 +196,7 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
     assert "did you mean temperature?" in problems
 
 
+@pytest.mark.slow
 @given(
     st.dictionaries(st.sampled_from(sorted([*MessagesRequest.names(), "container", "x"])), JSON),
 )

@@ -259,8 +259,8 @@ async def test_a_collector_that_is_not_there_holds_up_neither_answers_nor_the_en
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "1")  # in seconds; its own is 10
     clock = MonotonicClock()
-    begun_s = clock.now_s()
     tracing = open_tracing("http://127.0.0.1:9", "fake")
+    begun_s = clock.now_s()
     answer = await client_of(state, tracing).post("/generate", json=BODY)
     assert answer.status_code == 200
     assert clock.now_s() - begun_s < 1

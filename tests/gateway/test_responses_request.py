@@ -193,6 +193,7 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
     assert "did you mean temperature?" in said
 
 
+@pytest.mark.slow
 @given(
     st.dictionaries(st.sampled_from(sorted([*ResponsesRequest.names(), "store", "x"])), JSON),
 )

@@ -213,10 +213,10 @@ def test_a_long_answer_costs_no_more_a_token_than_a_short_one() -> None:
     ):
         finder = CallFinder(TAGGED, NAMES)
         finder.push(opening)
-        start_s = time.monotonic()
+        start_s = time.thread_time()
         for _ in range(50_000):
             finder.push(piece)
-        assert time.monotonic() - start_s < 5.0, (opening, piece)
+        assert time.thread_time() - start_s < 5.0, (opening, piece)
 
 
 @pytest.mark.parametrize(

@@ -335,6 +335,7 @@ def test_a_random_model_stays_near_fp32(  # rows of 32 numbers average little ou
     assert agreement >= agreement_at_least
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "error_at_most", "agreement_at_least"),
     [(Dtype.INT8, 0.04, 0.97), (Dtype.INT4, 0.17, 0.95)],

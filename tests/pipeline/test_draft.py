@@ -52,12 +52,12 @@ def test_a_guess_costs_microseconds_however_long_the_prompt() -> None:
     tokens = random.Random(0).choices(range(32_000), k=100_000)
     lookup = Lookup(tokens)
     lookup.following(1)
-    start_s = time.perf_counter()
+    start_s = time.thread_time()
     for token in range(1000):
         tokens.append(token)
         lookup.following(8)
         lookup.remember()
-    assert time.perf_counter() - start_s < 0.1
+    assert time.thread_time() - start_s < 0.1
 
 
 def _steps(drafter: Drafter, tokens: list[int], truth: list[int]) -> list[int]:

@@ -69,10 +69,11 @@ def _add(router: APIRouter, path: str, name: str, media_type: str) -> None:
         """A page for people: the dashboard, or at /docs the routes that there are."""
         return Response(body, media_type=media_type, headers=HEADERS)
 
+    is_page = path in PAGES
     router.add_api_route(
         path,
         dashboard,
         response_class=HTMLResponse,
-        responses=documented(path, (), {HTML: STRING}),
-        include_in_schema=path in PAGES,
+        responses=documented(path, (), {HTML: STRING}) if is_page else None,
+        include_in_schema=is_page,
     )

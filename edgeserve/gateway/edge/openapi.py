@@ -7,6 +7,7 @@ not written here. Refuses to know how an answer comes about.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from itertools import groupby
 from typing import Any
 
@@ -95,7 +96,7 @@ def documented(
     by_status = sorted({*OF_ANY_ROUTE, *errors}, key=lambda kind: kind.http_status)
     found: dict[int | str, dict[str, Any]] = {200: _answer("done", success)}
     for status, kinds in groupby(by_status, key=lambda kind: kind.http_status):
-        names = sorted(kind.error_type for kind in kinds)
+        names = tuple(sorted(kind.error_type for kind in kinds))
         found[status] = _answer(", ".join(names), {JSON: _shape(path, names)})
     wait = {"description": "seconds until it is worth another try", "schema": WHOLE}
     found[Overloaded.http_status]["headers"] = {"Retry-After": wait}
@@ -107,7 +108,8 @@ def _answer(description: str, content: Mapping[str, Schema]) -> dict[str, Any]:
     return {"description": description, "content": media}
 
 
-def _shape(path: str, error_types: list[str]) -> Schema:
+@cache
+def _shape(path: str, error_types: tuple[str, ...]) -> Schema:
     """Of an error with one of these types. Before there is a route, it is ours."""
     if path in ANTHROPIC_PATHS:
         theirs = _anthropic_shape(error_types)
@@ -115,28 +117,28 @@ def _shape(path: str, error_types: list[str]) -> Schema:
         theirs = _openai_shape(error_types)
     else:
         return _own_shape(error_types)
-    early = sorted({kind.error_type for kind in OF_ANY_CONNECTION} & {*error_types})
+    early = tuple(sorted({kind.error_type for kind in OF_ANY_CONNECTION} & {*error_types}))
     return {"anyOf": [theirs, _own_shape(early)]} if early else theirs
 
 
-def _own_shape(error_types: list[str]) -> Schema:
-    return object_with(error=STRING, error_type={"enum": error_types})
+def _own_shape(error_types: tuple[str, ...]) -> Schema:
+    return object_with(error=STRING, error_type={"enum": list(error_types)})
 
 
-def _openai_shape(error_types: list[str]) -> Schema:
+def _openai_shape(error_types: tuple[str, ...]) -> Schema:
     """Their `code` is our `error_type`, unless it says more."""
     (inner,) = openai_error(EdgeserveError("")).values()
     text_or_null: Schema = {"type": ["string", "null"]}
     fields = dict.fromkeys(inner, text_or_null) | {
         "message": STRING,
-        "code": {"type": "string", "examples": error_types},
+        "code": {"type": "string", "examples": list(error_types)},
     }
     return object_with(error=object_with(**fields))
 
 
-def _anthropic_shape(error_types: list[str]) -> Schema:
+def _anthropic_shape(error_types: tuple[str, ...]) -> Schema:
     """Their `error_code` is our `error_type`."""
-    code: Schema = {"type": "string", "examples": error_types}
+    code: Schema = {"type": "string", "examples": list(error_types)}
     inner = object_with(type=STRING, message=STRING, details=object_with(error_code=code))
     fields = dict.fromkeys(anthropic_error(EdgeserveError(""), ""), STRING) | {"error": inner}
     return object_with(**fields)

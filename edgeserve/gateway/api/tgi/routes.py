@@ -7,6 +7,7 @@ stream that began with 200. A client that goes away frees its pages at once.
 from __future__ import annotations
 
 from contextlib import closing
+from functools import cache
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -164,6 +165,7 @@ def _top_json(piece: Piece) -> list[dict[str, Any]]:
     return [each.to_json() for each in piece.top]
 
 
+@cache
 def _schema() -> dict[str, Any]:
     """The request for /openapi.json, complete in itself. The body is parsed by hand: see
     `request.py`.
