@@ -33,6 +33,9 @@ ROWS = (1, 8)
 LAYERS = 20
 """With 1,024 keys of a 13B model 420 MB: eight L2 caches."""
 
+MEMORY_SHARE = 0.6
+"""Of what is free, for the caches of all layers."""
+
 
 def measure(setup: Setup, _argument: str) -> Iterator[Row]:
     device = open_torch_device(setup.device)
@@ -61,8 +64,8 @@ def measured(setup: Setup, case: tuple[int, int, int], copy_bytes_per_s: float) 
     device, spec = torch.device(setup.device), open_model(setup.model).spec
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     pages = math.ceil(context / PAGE_TOKENS)
-    layers = LAYERS if device.type == "cuda" else 1
     shape = (rows * pages * PAGE_TOKENS, spec.kv_heads, spec.head_dim)
+    layers = layers_that_fit(2 * math.prod(shape) * dtype.itemsize, device)
     caches = [
         Cache(
             keys_PKH=torch.randn(shape, device=device, dtype=dtype),
@@ -79,6 +82,13 @@ def measured(setup: Setup, case: tuple[int, int, int], copy_bytes_per_s: float) 
         "context": context, "rows": rows, "parts": parts, "us": round(taken_s * 1e6, 1),
         "gb_s": round(rate / 1e9, 1), "copy_share": round(rate / copy_bytes_per_s, 3),
     }  # fmt: skip
+
+
+def layers_that_fit(cache_bytes: int, device: torch.device) -> int:
+    if device.type != "cuda":
+        return 1
+    torch.cuda.empty_cache()  # what the last case had is free, too
+    return max(1, min(LAYERS, int(MEMORY_SHARE * torch.cuda.mem_get_info(device)[0] / cache_bytes)))
 
 
 def table_for(spec: ModelSpec, case: tuple[int, int, int], device: torch.device) -> FrameTable:

@@ -99,6 +99,7 @@ def distinct_layers(
     if device.type != "cuda":
         wanted, fit = setup.copies, setup.copies
     else:
+        torch.cuda.empty_cache()  # what the last layer had is free, too
         full_bytes = shape[0] * shape[1] * 2  # what it is made of, until it is made
         fit = int(MEMORY_SHARE * torch.cuda.mem_get_info()[0] / max(weight_bytes, full_bytes))
     dtype = torch.float16 if device.type == "cuda" else torch.float32

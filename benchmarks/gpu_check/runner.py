@@ -22,6 +22,8 @@ from benchmarks.gpu_check.setup import LEAST_S, SECTIONS, Section, Setup
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LOG_LINES = 6
+KILLED_S = 5.0
+"""A process whose driver hangs does not even die."""
 
 Row = dict[str, Any]
 
@@ -59,9 +61,11 @@ def run_section(section: Section, setup: Setup, out: Path, limit_s: float) -> Ou
     command = [sys.executable, "-m", "benchmarks.gpu_check.section",
                setup.name, section.module, section.argument, str(rows_file)]  # fmt: skip
     start_s = time.monotonic()
-    code = run_process(command, log_file, section_environment(setup), limit_s)
-    rows = read_rows(rows_file)
-    end_workers(rows)
+    try:
+        code = run_process(command, log_file, section_environment(setup), limit_s)
+    finally:  # also when this run is told to end
+        rows = read_rows(rows_file)
+        end_workers(rows)
     taken_s = round(time.monotonic() - start_s, 1)
     if code == 0:
         return Outcome(status="ok", taken_s=taken_s, rows=rows)
@@ -93,7 +97,8 @@ def run_process(
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()  # waits, and closes the pipe
+            with suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=KILLED_S)  # waits, and closes the pipe
 
 
 def read_rows(rows_file: Path) -> list[Row]:

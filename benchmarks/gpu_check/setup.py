@@ -67,7 +67,7 @@ class Section:
 FULL = Setup(
     name="full", model="llama-2-13b", device="cuda", memory_bytes=MEMORY_BYTES,
     batches=(1, 8, 2, 4, 24), prompt=32, tokens=128, rows=(1, 8, 2, 4, 16, 64),
-    contexts=(1024, 4096), copies=20, budget_s=470.0,
+    contexts=(1024, 4096), copies=20, budget_s=460.0,
     families=("llama2", "qwen3", "llama3", "mistral", "qwen2", "tied"),
 )  # fmt: skip
 QUICK = Setup(
