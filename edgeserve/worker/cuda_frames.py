@@ -95,6 +95,10 @@ class CudaFrames:
     def graphs(self) -> int:
         return len(self._recorded)
 
+    def is_recorded(self, tokens: int) -> bool:
+        """Whether a frame of so many is one graph."""
+        return tokens <= max(self._recorded)
+
     def compute(
         self,
         x: Tensor,

@@ -3,12 +3,24 @@
 gRPC's loop only moves bytes. While the device thread computes frame n, the loop decodes frame n+1,
 and the finisher waits for the device, copies out and encodes frame n-1. The exception is a short
 frame that has nothing before it: it starts on the loop, see SHORT_S.
+
+On a GPU only frames that are one recorded graph do. cuBLAS has a handle for each thread that calls
+it, with a workspace of 8 to 32 MB that the first call takes from the device: the device thread
+makes its own at load, when graphs are warmed up and the longest frame is tried, before pages are
+promised to anybody; the loop's would come in the midst of requests, from memory that nobody
+planned. A graph's launch needs no handle, and neither do copies and events. So:
+
+    thread     launches                                             warmed up
+    device     loads, long frames, scored and drawn rows, graphs    at load, by the load itself
+    loop       graphs whose rows take the most likely token         nothing to warm up
+    finisher   nothing: it waits for events, and reads memory       nothing to warm up
 """
 
 from __future__ import annotations
 
 import functools
 import logging
+import math
 import queue
 import threading
 from collections.abc import Callable
@@ -25,6 +37,7 @@ from edgeserve.worker.device_faults import device_lost
 from edgeserve.worker.pace import LaunchedPaced, PacedStage
 from edgeserve.worker.sequences import SequenceTable
 from edgeserve.worker.stage import Launched, ResidentStage, Taken
+from edgeserve.worker.stopwatch import SLEEP_S
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +89,10 @@ class Session:
         """The stage goes to another session: frames that still wait or come later are told why."""
         self.stage, self._over = None, why
 
+    def any_thread_may(self, frame: Frame) -> bool:
+        """Launch it; or refuse it, if there is no stage any more."""
+        return self.stage is None or self.stage.any_thread_may_launch(frame, self.table)
+
     def stage_now(self) -> ResidentStage | PacedStage:
         """Raises what ended the session."""
         if self.stage is None:
@@ -120,7 +137,8 @@ class DeviceThread:
             thread.start()
 
     def submit(self, job: Job) -> None:
-        if self._unfinished == 0 and self._launch_s.get(_size(job.frame), SHORT_S) < SHORT_S:
+        # Only while nothing else runs may the loop look at the session's sequences.
+        if self._unfinished == 0 and self._is_short(job) and job.session.any_thread_may(job.frame):
             with torch.inference_mode():
                 self._run(job)
         else:
@@ -162,6 +180,9 @@ class DeviceThread:
             self._unfinished += 1
         self._work.put(work)
 
+    def _is_short(self, job: Job) -> bool:
+        return self._launch_s.get(_size(job.frame), SHORT_S) < SHORT_S
+
     def _run(self, job: Job) -> None:
         if not job.session.closed:
             self._guarded(job, functools.partial(self._launch, job))
@@ -171,7 +192,9 @@ class DeviceThread:
         taken = Taken(received_s=job.received_s, decode_s=job.decode_s, started_s=started_s)
         stage = job.session.stage_now()
         sequences = job.session.table.take(job.frame)
-        launched = stage.launch(job.frame, sequences, self.clock)
+        # A frame of a size not seen before is most likely a prompt, and long.
+        sleeps = self._compute_s.get(job.frame.tokens, math.inf) > SLEEP_S
+        launched = stage.launch(job.frame, sequences, self.clock, sleeps=sleeps)
         self._launch_s[_size(job.frame)] = self.clock.now_s() - started_s
         if isinstance(launched, LaunchedPaced) or launched.watch.cuda:
             self._launched.put((job, taken, launched))

@@ -54,8 +54,16 @@ class PacedStage:
     def new_table(self) -> SequenceTable:
         return SequenceTable.of(self.source.spec, self.order)
 
+    def any_thread_may_launch(self, _frame: Frame, _table: SequenceTable) -> bool:
+        return True
+
     def launch(
-        self, frame: Frame, sequences: Sequence[OpenSequence], clock: Clock
+        self,
+        frame: Frame,
+        sequences: Sequence[OpenSequence],
+        clock: Clock,
+        *,
+        sleeps: bool = True,  # noqa: ARG002  # what waits for a clock always does
     ) -> LaunchedPaced:
         now_s = clock.now_s()
         spec, order = self.source.spec, self.order

@@ -65,6 +65,19 @@ class SequenceTable:
         self._check_scores(frame)
         return [self._checked(segment) for segment in frame.segments]
 
+    def all_most_likely(self, frame: Frame) -> bool:
+        """Before `take`: whether each token that the frame asks for is simply the most likely one,
+        with nothing told beside it.
+        """
+        opened: dict[int, Open | OpenSequence] = {each.sequence: each for each in frame.open}
+        asked = (each.sequence for each in frame.segments if each.samples)
+        found = (opened.get(number) or self._open.get(number) for number in asked)
+        return not frame.masks and all(
+            each.sampling.takes_most_likely and not each.sampling.top_logprobs
+            for each in found
+            if each is not None  # else `take` refuses it
+        )
+
     def __len__(self) -> int:
         return len(self._open)
 

@@ -100,9 +100,27 @@ class ResidentStage:
     def new_table(self) -> SequenceTable:
         return SequenceTable.of(self.source.spec, self.order)
 
-    def launch(self, frame: Frame, sequences: Sequence[OpenSequence], clock: Clock) -> Launched:
-        """Starts a frame on the device. A CPU has finished it on return, a GPU may not have."""
-        watch = Stopwatch(clock=clock, cuda=self.cuda_frames is not None)
+    def any_thread_may_launch(self, frame: Frame, table: SequenceTable) -> bool:
+        """Whether the device's thread has nothing that another one lacks. On a GPU that is so for
+        copies and one recorded graph; see `device_thread`.
+        """
+        if self.cuda_frames is None:
+            return True
+        is_recorded = self.cuda_frames.is_recorded(frame.tokens)
+        return is_recorded and not frame.scores and table.all_most_likely(frame)
+
+    def launch(
+        self,
+        frame: Frame,
+        sequences: Sequence[OpenSequence],
+        clock: Clock,
+        *,
+        sleeps: bool = False,
+    ) -> Launched:
+        """Starts a frame on the device. A CPU has finished it on return, a GPU may not have; then
+        who waits for it `sleeps`, or spins.
+        """
+        watch = Stopwatch(clock=clock, cuda=self.cuda_frames is not None, sleeps=sleeps)
         segments = [
             PagedSegment(each.pages, segment.first_position, segment.tokens)
             for each, segment in zip(sequences, frame.segments, strict=True)

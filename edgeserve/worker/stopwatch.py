@@ -13,6 +13,12 @@ import torch
 
 from edgeserve.clock import Clock
 
+SLEEP_S = 5e-3
+"""What takes longer is waited for asleep. CUDA otherwise spins, which costs a core for as long as
+the device computes, and a box with two has a gateway to run, too. To be woken takes 0.05 ms, and
+0.2 ms in a virtual machine (docs/LOG.md): of 5 ms that is 1 to 4 %. A 3060 with a third of a 13B
+model takes 28 ms for a token and sleeps; an H200 with the same takes 3 ms and spins."""
+
 
 @dataclass(kw_only=True)
 class Stopwatch:
@@ -20,6 +26,8 @@ class Stopwatch:
 
     clock: Clock
     cuda: bool
+    sleeps: bool = False
+    """Whether `wait` leaves its core to others meanwhile, and takes a wake-up longer."""
     first_mark_s: float = 0.0
     """On the clock: until then the frame was prepared, and the device had nothing of it."""
     _marks: list[Any] = field(default_factory=list)
@@ -30,7 +38,9 @@ class Stopwatch:
         if not self.cuda:
             self._marks.append(self.clock.now_s())
             return
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event = torch.cuda.Event(  # type: ignore[no-untyped-call]
+            enable_timing=True, blocking=self.sleeps
+        )
         event.record()
         self._marks.append(event)
 

@@ -19,6 +19,7 @@ from edgeserve.wire.codec import decode_result
 from edgeserve.wire.frame import Frame, FrameResult
 from edgeserve.worker.device_thread import COLD_S, EARLY_S, SHORT_S, DeviceThread, Job, Session
 from edgeserve.worker.stage import ResidentStage, Taken
+from edgeserve.worker.stopwatch import SLEEP_S
 
 LOOP = threading.get_ident()
 WAIT_S = 5.0
@@ -35,6 +36,12 @@ class FakeStage:
     released: threading.Event = field(default_factory=threading.Event)
     may_finish: threading.Event = field(default_factory=threading.Event)
     ran_on: list[int] = field(default_factory=list)
+    slept: list[bool] = field(default_factory=list)
+    graph_tokens: int = 1000
+    """Of a GPU: the most that are one recorded graph."""
+
+    def any_thread_may_launch(self, frame: Frame, _table: Any) -> bool:
+        return not self.cuda or frame.tokens <= self.graph_tokens
 
     def new_table(self) -> FakeStage:
         return self
@@ -44,8 +51,11 @@ class FakeStage:
             raise WireError("too many tokens")
         return []
 
-    def launch(self, frame: Frame, _sequences: Any, _clock: Any) -> FakeLaunched:
+    def launch(
+        self, frame: Frame, _sequences: Any, _clock: Any, *, sleeps: bool = False
+    ) -> FakeLaunched:
         assert self.released.wait(WAIT_S)
+        self.slept.append(sleeps)
         self.ran_on.append(threading.get_ident())
         if not self.cuda:
             self.clock.advance(self.takes_s)
@@ -67,10 +77,12 @@ class FakeLaunched:
 class Broken(FakeStage):
     """A GPU whose context is gone, as PyTorch tells it at every call from then on."""
 
-    def launch(self, frame: Frame, _sequences: Any, _clock: Any) -> FakeLaunched:
+    def launch(
+        self, frame: Frame, _sequences: Any, _clock: Any, *, sleeps: bool = False
+    ) -> FakeLaunched:
         if frame.frame > 1:
             raise torch.AcceleratorError("CUDA error: unspecified launch failure")
-        return super().launch(frame, _sequences, _clock)
+        return super().launch(frame, _sequences, _clock, sleeps=sleeps)
 
 
 class Bench:
@@ -168,6 +180,36 @@ def test_a_gpu_is_told_on_the_loop_however_long_it_computes() -> None:
         bench.settle()
 
     assert [ran_on == LOOP for ran_on in bench.stage.ran_on] == [False, True]
+    bench.thread.stop()
+
+
+def test_what_is_no_graph_never_starts_on_the_loop_of_a_gpu() -> None:
+    """Its first product there would take memory for a handle of cuBLAS that nobody planned."""
+    bench = Bench(takes_s=SHORT_S / 10, cuda=True)
+    bench.stage.graph_tokens = 64
+    for number, tokens in enumerate((64, 64, 65, 65, 65, 64), start=1):
+        bench.submit(number, tokens)
+        bench.wait_for(1)
+        bench.settle()
+
+    assert [ran_on == LOOP for ran_on in bench.stage.ran_on] == [
+        False, True, False, False, False, True,
+    ]  # fmt: skip
+    bench.thread.stop()
+
+
+def test_who_waits_for_a_gpu_sleeps_if_it_takes_long_or_nobody_knows() -> None:
+    bench = Bench(takes_s=0.0, cuda=True)
+    for number, takes_s in enumerate((SLEEP_S / 2, SLEEP_S * 2, SLEEP_S / 2, 0.0), start=1):
+        bench.stage.takes_s = takes_s
+        bench.submit(number)
+        bench.wait_for(1)
+        bench.settle()
+    bench.submit(5, tokens=2)
+    bench.wait_for(1)
+
+    # As the frame before it of the same size took; of 2 tokens there was none.
+    assert bench.stage.slept == [True, False, True, False, True]
     bench.thread.stop()
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -268,3 +268,64 @@ def computed(
     sequences = resident.new_table().take(frame)
     launched = resident.launch(frame, sequences, clock)
     return sequences, launched.finish(Taken(received_s=0.0, decode_s=0.0, started_s=0.0), clock)
+
+
+@dataclass
+class GraphsOf:
+    """Of a GPU's stage, how many tokens are one recorded graph."""
+
+    tokens: int
+
+    def is_recorded(self, tokens: int) -> bool:
+        return tokens <= self.tokens
+
+
+@dataclass(kw_only=True)
+class Fed:
+    """What a frame of one sequence has, and whether any thread may launch it."""
+
+    may: bool
+    tokens: int = 1
+    samples: int = 1
+    sampling: Sampling = field(default_factory=Sampling)
+    masks: dict[int, bytes] = field(default_factory=dict)
+    scores: dict[int, Score] = field(default_factory=dict)
+
+
+SCORED = Score(first_position=1, tokens=(4,))
+
+
+@pytest.mark.parametrize(
+    "fed",
+    [
+        Fed(may=True),
+        Fed(may=True, tokens=64, samples=3),
+        Fed(may=False, tokens=65),
+        Fed(may=False, sampling=Sampling(temperature=1.0)),
+        Fed(may=True, tokens=2, samples=0, sampling=Sampling(temperature=1.0)),
+        Fed(may=False, sampling=Sampling(top_logprobs=3)),
+        Fed(may=False, sampling=Sampling(logit_bias=((3, 1.0),))),
+        Fed(may=False, sampling=Sampling(repetition_penalty=1.2)),
+        Fed(may=False, masks={1: bits(3)}),
+        Fed(may=False, tokens=2, scores={1: SCORED}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("known", [True, False], ids=["open before", "opened with it"])
+def test_any_thread_may_launch_one_graph_that_takes_the_most_likely_tokens(
+    known: bool, fed: Fed, resident: ResidentStage
+) -> None:
+    on_gpu: Any = GraphsOf(64)
+    stage = replace(resident, cuda_frames=on_gpu)
+    table = stage.new_table()
+    opened = Open(sequence=1, pages=(0, 1, 2, 3), sampling=fed.sampling, history=(7,))
+    if known:
+        table._open[1] = table._opened(opened)
+    segment = Segment(sequence=1, first_position=0, tokens=fed.tokens, samples=fed.samples)
+    frame = Frame(
+        frame=1, open=() if known else (opened,), segments=(segment,), payload=b"",
+        masks=fed.masks, scores=fed.scores,
+    )  # fmt: skip
+
+    assert stage.any_thread_may_launch(frame, table) == fed.may
+    assert resident.any_thread_may_launch(frame, table), "a CPU has no threads to tell apart"
