@@ -27,6 +27,8 @@ if ! docker image inspect "$BASE" >/dev/null 2>&1; then
     root=$(mktemp -d)
     debootstrap --variant=minbase --include=python3,python3-venv,python3-pip bookworm "$root" >/dev/null 2>&1 \
         || give_up "debootstrap could not make a base"
+    # As in Docker's own Debian images: packages are installed without waiting for the disk.
+    echo force-unsafe-io >"$root/etc/dpkg/dpkg.cfg.d/docker-apt-speedup"
     tar -C "$root" -c . | docker import - "$BASE" >/dev/null || give_up "docker import failed"
     rm -rf "$root"
 fi
