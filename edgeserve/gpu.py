@@ -28,6 +28,8 @@ NVIDIA_SMI_S = 5.0
 """It takes 2 s where it has to wake the driver first, and for ever on a card that fell off its bus.
 """
 KERNEL_DRIVER = Path("/proc/driver/nvidia/version")
+DEVICE_NODES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
+"""Of which a process that may use a GPU sees one: the second is that of Windows' Linux."""
 MIB = 2**20
 QUERY = "name,driver_version,memory.free,uuid,mig.mode.current"
 QUERIES = (f"{QUERY},compute_cap", QUERY)
@@ -66,6 +68,8 @@ class Driver:
     gpu: Gpu | None = None
     said: str = ""
     """Of nvidia-smi, where it shows no GPU."""
+    is_reachable: bool = True
+    """Whether this process sees a file by which a GPU is used; a container may see none."""
     is_hidden: bool = False
     """Whether `CUDA_VISIBLE_DEVICES` says that no GPU is to be used."""
 
@@ -87,8 +91,9 @@ def look_at_driver(
     gpus = parse_gpus(csv)
     if not by_slot:
         gpus = fastest_first(gpus)
-    if not gpus:
-        return Driver(version=version, said=said)
+    if not gpus:  # nvidia-smi makes the file where it may: look after it was asked
+        is_reachable = any(each.exists() for each in DEVICE_NODES)
+        return Driver(version=version, said=said, is_reachable=is_reachable)
     gpu = first_shown(gpus, visible)
     if gpu is None:
         said = f"CUDA_VISIBLE_DEVICES={visible} names none of the {len(gpus)} that there are"
@@ -207,6 +212,12 @@ def why_not_usable(driver: Driver, torch: Torch, box: str = "this box") -> str:
         return (
             f"{has}, and PyTorch {torch.version} is built for CUDA {torch.cuda}, which needs "
             f"driver {needed} or newer; {_cures(driver.version, torch.cuda)}"
+        )
+    if not driver.is_reachable:
+        return (
+            f"{has}, but is shown no GPU: there is no {DEVICE_NODES[0]}. A container has to be "
+            "given the card (docker run --gpus all, or deploy/nvidia.yml with compose); elsewhere "
+            "nvidia-smi makes the file. Do so, or say --device cpu to compute on the CPU"
         )
     if driver.gpu and driver.gpu.capability:
         return why_not_capable(driver.gpu.name, driver.gpu.capability)

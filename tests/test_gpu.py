@@ -50,6 +50,15 @@ def proc(tmp_path: Path) -> Path:
     return tmp_path / "version"
 
 
+@pytest.fixture(autouse=True)
+def device_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One that is there, as on a box whose driver is loaded."""
+    node = tmp_path / "nvidiactl"
+    node.touch()
+    monkeypatch.setattr(gpu, "DEVICE_NODES", (tmp_path / "dxg", node))
+    return node
+
+
 @pytest.fixture
 def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The program, which a test fills; until then there is none."""
@@ -194,6 +203,29 @@ def test_windows_linux_has_a_gpu_and_no_driver_of_the_kernels(nvidia_smi: Path, 
     seen = look_at_driver(None, kernel_driver=proc)
 
     assert (seen.is_there, seen.version) == (True, "580.95.05")
+
+
+def test_a_container_without_the_card_sees_the_driver_and_no_file_of_it(
+    nvidia_smi: Path, proc: Path, device_node: Path
+) -> None:
+    proc.write_text(OPEN)
+    device_node.unlink()
+
+    seen = look_at_driver(None, kernel_driver=proc)
+
+    assert seen == Driver(version="580.82.07", is_reachable=False)
+    assert "docker run --gpus all" in why_not_usable(seen, CU130)
+    assert "580 or newer" in why_not_usable(replace(seen, version="550.1"), CU130)
+
+
+def test_a_file_that_nvidia_smi_makes_is_seen(
+    nvidia_smi: Path, proc: Path, device_node: Path
+) -> None:
+    proc.write_text(OPEN)
+    device_node.unlink()
+    says(nvidia_smi, f"touch {device_node}; exit 9")
+
+    assert look_at_driver(None, kernel_driver=proc).is_reachable
 
 
 def test_what_the_program_says_instead_of_a_gpu_is_kept(nvidia_smi: Path, proc: Path) -> None:

@@ -64,7 +64,7 @@ def _examine(options: DoctorOptions) -> Examined:
 def _look_here(options: DoctorOptions, folder: Path) -> Here:
     environment = gpu_environment()
     driver = look_at_driver(environment.visible_devices, by_slot=environment.counts_by_slot)
-    takes_gpu = driver.is_there and options.as_worker.device != "cpu"
+    takes_gpu = driver.is_there and not driver.is_hidden and options.as_worker.device != "cpu"
     return Here(
         box=look_at_box(folder, driver.version),
         driver=driver,

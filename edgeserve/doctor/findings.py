@@ -88,20 +88,34 @@ def _device(here: Here) -> Iterator[Finding]:
 
 
 def _gpu(here: Here) -> Iterator[Finding]:
-    why_not = why_not_usable(here.driver, here.torch)
+    driver = here.driver
+    why_not = why_not_usable(driver, here.torch)
     if why_not:
         yield _fault(why_not)
-    elif here.gpu is None and here.as_worker.device == "cuda":
+    elif here.gpu is None:
+        yield from _no_gpu(driver, is_wanted=here.as_worker.device == "cuda")
+    if here.why_no_kernels:
+        yield _fault(here.why_no_kernels)
+
+
+def _no_gpu(driver: Driver, *, is_wanted: bool) -> Iterator[Finding]:
+    """None is shown, and neither driver nor PyTorch is to blame."""
+    if driver.is_there and not driver.is_hidden and not driver.said:
+        yield _note("nvidia-smi is not found: which GPU a worker here would take is not known")
+    elif driver.is_there and not driver.is_hidden:
         yield _fault(
-            f"a worker here is told to take a GPU, and nvidia-smi shows none{_said(here.driver)}; "
+            f"this box has NVIDIA driver {driver.version}, and nvidia-smi shows no GPU"
+            f"{_said(driver)}, so a worker would not start; mend that, or say --device cpu"
+        )
+    elif is_wanted:
+        yield _fault(
+            f"a worker here is told to take a GPU, and nvidia-smi shows none{_said(driver)}; "
             "install NVIDIA's driver, or say --device cpu"
         )
-    elif here.gpu is None and here.driver.said:
+    elif driver.said:
         yield _note(
-            f"a worker here would compute on the CPU: nvidia-smi shows no GPU{_said(here.driver)}"
+            f"a worker here would compute on the CPU: nvidia-smi shows no GPU{_said(driver)}"
         )
-    if here.gpu and here.why_no_kernels:
-        yield _fault(here.why_no_kernels)
 
 
 def _said(driver: Driver) -> str:

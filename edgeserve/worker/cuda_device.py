@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -29,8 +28,6 @@ COPY_BYTES = 256 * 2**20  # far above any cache, and a few milliseconds on a car
 COPY_BYTES_MIN = 16 * 2**20
 """Below, a card's cache would be measured; and no model fits beside it."""
 COPIES = 5
-DEVICE_NODES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
-"""Of which a process that may use a GPU sees one: the second is that of Windows' Linux."""
 ON_CPU = "or say --device cpu to compute on the CPU"
 
 CURES = {
@@ -160,14 +157,8 @@ def _why_no_cuda(driver: Driver) -> str:
 
 
 def _not_shown(driver: Driver, cuda: Cuda) -> EdgeserveError:
-    """There is a driver, and it is new enough."""
+    """There is a driver, it is new enough, and this process may use it."""
     box = f"this box has NVIDIA driver {driver.version}, but PyTorch {cuda.build.version}"
-    if not any(each.exists() for each in DEVICE_NODES):
-        return BadSettings(
-            f"{box} is shown no GPU: there is no {DEVICE_NODES[0]}. A container has to be given "
-            "the card (docker run --gpus all, or deploy/nvidia.yml with compose); elsewhere "
-            f"nvidia-smi makes the file. Do so, {ON_CPU}"
-        )
     if driver.said.startswith("CUDA_VISIBLE_DEVICES"):
         return BadSettings(f"{box} is shown no GPU: {driver.said}; correct it, {ON_CPU}")
     return EdgeserveError(_told(f"{box} is shown no GPU", driver.said or _said_by_init(cuda)))

@@ -217,6 +217,9 @@ ON_GPU = WorkerSettings(device="cuda")
         (workers_box(driver=OLD), ("550.54.14", "CUDA 13.0", "580", "cu126", "--device cpu")),
         (workers_box(driver=Driver(version="550.1")), ("550.1", "580")),
         (workers_box(driver=TURING), ("Tesla T4", "7.5", "8.0")),
+        (workers_box(driver=Driver(version="580.1", is_reachable=False)), ("docker run --gpus",)),
+        (workers_box(driver=Driver(version="580.1", said="NVML")), ("580.1", "NVML", "not start")),
+        (workers_box(driver=Driver(version="580.1"), why_no_kernels="no gcc"), ("no gcc",)),
         (workers_box(driver=DRIVER, why_no_kernels="no gcc; apt"), ("no gcc; apt",)),
         (workers_box(as_worker=ON_GPU), ("nvidia-smi", "driver")),
         (workers_box(as_worker=ON_GPU, driver=Driver(said="NVML mismatch")), ("NVML mismatch",)),
@@ -233,7 +236,8 @@ def test_a_gpu_that_would_not_be_used_is_a_fault(here: Here, words: tuple[str, .
         workers_box(torch=CPU_BUILD),
         workers_box(torch=CPU_BUILD, driver=DRIVER, as_worker=ON_CPU),
         workers_box(driver=OLD, as_worker=ON_CPU),
-        workers_box(driver=replace(OLD, is_hidden=True)),
+        workers_box(driver=Driver(version="550.1", is_hidden=True)),
+        workers_box(driver=Driver(version="580.1")),  # nvidia-smi is not there
         workers_box(driver=Driver(said="couldn't communicate with the driver")),
     ],
 )
@@ -246,6 +250,12 @@ def test_a_driver_that_does_not_answer_is_noted_where_the_cpu_would_compute() ->
 
     assert "would compute on the CPU" in note
     assert "couldn't communicate" in note
+
+
+def test_a_driver_without_its_program_is_noted_as_what_cannot_be_known() -> None:
+    (note,) = notes(examined(here=workers_box(driver=Driver(version="580.1"))))
+
+    assert "nvidia-smi is not found" in note
 
 
 @pytest.mark.parametrize(

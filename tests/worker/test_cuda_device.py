@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -34,15 +33,6 @@ def clock() -> ManualClock:
 @pytest.fixture
 def cuda(clock: ManualClock) -> FakeCuda:
     return FakeCuda(clock)
-
-
-@pytest.fixture(autouse=True)
-def device_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """One that is there, as on a box whose driver is loaded."""
-    node = tmp_path / "nvidiactl"
-    node.touch()
-    monkeypatch.setattr(cuda_device, "DEVICE_NODES", (node,))
-    return node
 
 
 @pytest.fixture
@@ -248,13 +238,10 @@ def test_a_variable_that_names_no_gpu_is_told(opened: Opened, cuda: FakeCuda) ->
     assert f"{said}; correct it" in str(refused)
 
 
-def test_a_container_that_was_given_no_card_is_told(
-    opened: Opened, cuda: FakeCuda, device_nodes: Path
-) -> None:
+def test_a_container_that_was_given_no_card_is_told(opened: Opened, cuda: FakeCuda) -> None:
     cuda.is_shown = False
-    device_nodes.unlink()
 
-    refused = opened.refused(driver=Driver(version="580.1"))
+    refused = opened.refused(driver=Driver(version="580.1", is_reachable=False))
 
     assert refused.exit_code == BAD_USAGE
     assert "docker run --gpus all" in str(refused)
