@@ -1,5 +1,7 @@
 """An environment of its own for each client of `versions.toml`, made when first needed and kept
 beside ours: clients want versions of their own of what we use, too.
+
+    python -m tests.clients.environments    # makes those that are not there, several at once
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ import subprocess
 import sys
 import sysconfig
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +22,8 @@ import pytest
 HERE = Path(__file__).parent
 FOLDER = Path(sys.prefix) / "clients"
 INSTALL_S = 600.0
+AT_ONCE = 4
+"""Most of an installation is waiting for others."""
 RUN_S = 180.0
 QUIET = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}
 """Else it asks the Internet for prices, again and again."""
@@ -109,3 +115,14 @@ def _run(client: Client, command: list[str]) -> None:
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines()
         pytest.skip(f"{client.title} cannot be had here: {said[-1] if said else command}")
+
+
+def _try_to_install(client: Client) -> None:
+    """Where one cannot be had, its test says so."""
+    with suppress(pytest.skip.Exception):
+        installed(client)
+
+
+if __name__ == "__main__":
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        list(pool.map(_try_to_install, read_clients().values()))
