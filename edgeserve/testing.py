@@ -4,7 +4,7 @@
 model or a network:
 
     engine = FakeEngine(ManualClock(), reply=b"Hello")
-    app = create_app(GatewayParts(engine=engine, tokenizer=open_tokenizer(None, 256), ...))
+    app = create_app(AppState(engine=engine, tokenizer=open_tokenizer(None, 256), ...))
 
 It keeps the terms of `pipeline/generation.py`: a request ends at `max_new_tokens` or at a stop
 token and nowhere else, and its receipt adds up.

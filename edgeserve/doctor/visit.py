@@ -13,6 +13,7 @@ from edgeserve.doctor.examined import Answered, Silent
 from edgeserve.doctor.link import Link, measure_link
 from edgeserve.errors import EdgeserveError
 from edgeserve.pipeline.cluster import Member
+from edgeserve.pipeline.connection import Connection
 from edgeserve.wire.client import WorkerClient
 
 DESCRIBE_TIMEOUT_S = 5.0
@@ -44,7 +45,7 @@ async def _outcome(described: Member | Silent, clock: Timekeeper) -> Answered | 
     )
 
 
-async def _link(client: WorkerClient, clock: Timekeeper) -> Link | EdgeserveError:
+async def _link(client: Connection, clock: Timekeeper) -> Link | EdgeserveError:
     try:
         return await measure_link(client, clock)
     except EdgeserveError as error:

@@ -23,7 +23,8 @@ from edgeserve.gateway.observe.progress import LoadDisplay
 from edgeserve.gateway.text.chat_template import read_chat_template
 from edgeserve.gateway.text.tokenizer import open_tokenizer
 from edgeserve.hugging_face.find import find_model
-from edgeserve.pipeline.engine import Hooks, PipelineEngine
+from edgeserve.pipeline.engine import PipelineEngine
+from edgeserve.pipeline.lifecycle import Hooks
 from edgeserve.wire.loop import keep_what_is_here, run_on_loop, told_to_end
 
 log = logging.getLogger(__name__)

@@ -20,12 +20,12 @@ from edgeserve.config import GatewaySettings
 from edgeserve.errors import BadSettings, DamagedWeights, StageUnavailable, WireError
 from edgeserve.families.folder import ModelSource
 from edgeserve.families.spec import Dtype
+from edgeserve.pipeline.connection import Connection, FrameStream
 from edgeserve.pipeline.supply import Delivery, Supplier
 from edgeserve.plan.amount import amount
 from edgeserve.plan.facts import Plan, WorkerFacts
 from edgeserve.plan.planner import default_pages_max, make_plan
 from edgeserve.wire import MESSAGE_BYTES_MAX, MIB
-from edgeserve.wire.client import RunStream, WorkerClient
 from edgeserve.wire.messages import Description, Loaded, LoadOrder, LoadProgress
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ OnProgress = Callable[[int, LoadProgress], None]
 class Member:
     """A worker that answered."""
 
-    client: WorkerClient
+    client: Connection
     description: Description
 
     @property
@@ -88,13 +88,13 @@ class LoadedStage:
 
     member: Member
     loaded: Loaded
-    stream: RunStream
+    stream: FrameStream
     delivery: Delivery | None = None
     """None if it found its weights by itself, or has none."""
 
 
 async def connect(
-    clients: Sequence[WorkerClient], timeout_s: float, clock: Clock
+    clients: Sequence[Connection], timeout_s: float, clock: Clock
 ) -> tuple[Member, ...]:
     """Waits until every worker answers.
 
@@ -255,7 +255,7 @@ async def _together(works: Iterable[Coroutine[Any, Any, Result]]) -> tuple[Resul
             task.cancel()
 
 
-async def _describe(client: WorkerClient, deadline_s: float, clock: Clock) -> Member:
+async def _describe(client: Connection, deadline_s: float, clock: Clock) -> Member:
     while True:
         timeout_s = min(DESCRIBE_TIMEOUT_S, max(RETRY_PERIOD_S, deadline_s - clock.now_s()))
         try:

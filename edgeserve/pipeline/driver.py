@@ -17,7 +17,15 @@ from typing import NamedTuple
 from edgeserve.clock import Clock
 from edgeserve.errors import DeviceLost, EdgeserveError, StageUnavailable
 from edgeserve.pipeline.draft import Drafter
-from edgeserve.pipeline.generation import Arrival, Ended, Generation, Order, Scored, Token
+from edgeserve.pipeline.generation import (
+    Arrival,
+    Ended,
+    Generation,
+    Order,
+    Published,
+    Scored,
+    Token,
+)
 from edgeserve.pipeline.job import Job, pack_token_ids
 from edgeserve.pipeline.relay import Relay, Trip
 from edgeserve.schedule.events import (
@@ -81,11 +89,13 @@ class Driver:
         clock: Clock,
         http_loop: asyncio.AbstractEventLoop,
         drafts: int | None = None,
+        *,
+        published: Published | None = None,
     ) -> None:
         self.scheduler = scheduler
         self.observer = Observer(labels)
         self._drafts = drafts
-        self.last_frame_s: float | None = None
+        self._published = published or Published()
         self._labels = labels
         self._clock = clock
         self._loop = asyncio.get_running_loop()
@@ -138,7 +148,7 @@ class Driver:
             error = _from_stage(trip.failure, self._labels[len(trip.hops) - 1])
             self._handle(FrameFailed(frame=trip.frame, error=error, at_s=now_s))
             return
-        self.last_frame_s = now_s
+        self._published.last_frame_s = now_s
         self._prompts(trip)
         self._returned.append((self._riders(under_way), _step(under_way, trip, now_s)))
         self._handle(

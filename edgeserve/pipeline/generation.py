@@ -172,6 +172,22 @@ class Status:
         return self.phase == "ready"
 
 
+STARTING = Status(phase="starting", reason="the workers are being connected")
+
+
+@dataclass(kw_only=True)
+class Published:
+    """What any thread may read at any time: the pipeline's thread alone replaces its values, each
+    of them whole.
+    """
+
+    status: Status = STARTING
+    simulation: str | None = None
+    """Of the stages that were loaded last."""
+    last_frame_s: float | None = None
+    """When the last frame came back, on the gateway's clock; None before the first."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Seen:
     """What /metrics and /trace are made of: a copy, to which nothing is added any more."""

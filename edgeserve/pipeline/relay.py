@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 
 from edgeserve.clock import Clock
 from edgeserve.errors import EdgeserveError, StageUnavailable, WireError
+from edgeserve.pipeline.connection import FrameStream
 from edgeserve.pipeline.deadline import SilenceBound
 from edgeserve.timing.hop import Hop
 from edgeserve.wire import SOON
-from edgeserve.wire.client import RunStream
 from edgeserve.wire.codec import decode_result, with_payload
 from edgeserve.wire.frame import Failure, FrameResult, Sampled, Scored
 
@@ -54,7 +54,7 @@ class StageLink:
 
     stage: int
     worker: str
-    stream: RunStream
+    stream: FrameStream
     silence: SilenceBound
     under_way: dict[int, tuple[_Frame, float]] = field(default_factory=dict)
     """Frame number to frame and when it was sent; the oldest first."""

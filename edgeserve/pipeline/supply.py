@@ -19,7 +19,7 @@ from edgeserve.families.checkpoint import StoredTensor, has_weights
 from edgeserve.families.folder import ModelSource, config_to_tell
 from edgeserve.families.manifest import ManifestTensor, weights_hash
 from edgeserve.families.stage_files import FoundTensor, find_tensors
-from edgeserve.wire.client import MessageStream, WorkerClient
+from edgeserve.pipeline.connection import Connection, Stream
 from edgeserve.wire.messages import LoadOrder, LoadProgress
 from edgeserve.wire.supply import (
     PAYLOAD_BYTES_MAX,
@@ -72,7 +72,7 @@ class Supplier:
         return replace(order, config=self._config)
 
     async def supply(
-        self, client: WorkerClient, order: LoadOrder, on_progress: OnProgress
+        self, client: Connection, order: LoadOrder, on_progress: OnProgress
     ) -> tuple[LoadOrder, Delivery]:
         """Until the worker has all tensors of its stage. The order names them now."""
         assert self._source.folder is not None
@@ -104,7 +104,7 @@ async def _hashed(
 
 
 async def _deliver(
-    client: WorkerClient,
+    client: Connection,
     manifest: Manifest,
     found: Sequence[FoundTensor],
     on_progress: OnProgress,
@@ -125,8 +125,8 @@ class _Sending:
 
     def __init__(
         self,
-        client: WorkerClient,
-        stream: MessageStream,
+        client: Connection,
+        stream: Stream,
         manifest: Manifest,
         found: Sequence[FoundTensor],
         on_progress: OnProgress,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import itertools
 import sys
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from edgeserve.config import Address, GatewaySettings
 from edgeserve.families.folder import open_model
 from edgeserve.families.spec import Dtype
 from edgeserve.pipeline import engine as engine_module
+from edgeserve.pipeline.driver import Driver
 from edgeserve.pipeline.engine import PipelineEngine
 from edgeserve.pipeline.generation import Status
 from edgeserve.pipeline.state import median_ms
@@ -64,6 +67,13 @@ async def ready_engine() -> AsyncIterator[PipelineEngine]:
         await server.stop(0.1)
 
 
+def driver_of(engine: PipelineEngine) -> Driver:
+    assert engine._lifecycle is not None
+    driver = engine._lifecycle._driver
+    assert driver is not None
+    return driver
+
+
 def on_pipeline(engine: PipelineEngine, work: Callable[[], object]) -> None:
     """Now and in each following turn of its loop."""
     loop = engine._loop
@@ -90,8 +100,7 @@ def threads_that_take_turns() -> Iterator[None]:
 @pytest.mark.slow
 async def test_whoever_asks_while_the_pipeline_writes_gets_an_answer() -> None:
     async with ready_engine() as engine:
-        driver = engine._driver
-        assert driver is not None
+        driver = driver_of(engine)
         sizes = itertools.count(1)
 
         def write() -> None:
@@ -116,8 +125,7 @@ async def test_the_pipelines_thread_alone_reads_what_it_writes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with ready_engine() as engine:
-        driver = engine._driver
-        assert driver is not None
+        driver = driver_of(engine)
         readers: set[str] = set()
 
         def statistics() -> Statistics:
@@ -129,7 +137,7 @@ async def test_the_pipelines_thread_alone_reads_what_it_writes(
         seen = await engine.seen()
         await engine.drain(0.01)
         assert readers == {"pipeline"}
-        engine._status = Status(phase="ready")  # as when a stage comes back
+        engine._published.status = Status(phase="ready")  # as when a stage comes back
         assert engine.status().phase == "draining", "it stays so"
         assert (await engine.cluster())["status"]["phase"] == "draining"
         assert seen is not None
@@ -156,6 +164,23 @@ async def test_a_pipeline_that_does_not_answer_in_time_is_told_as_it_last_was(
     assert _without_times(during) == _without_times(before)
     assert during["pages"]["total"] > 0
     assert _without_times(await engine.cluster()) == _without_times(before), "its thread has ended"
+
+
+async def test_the_bridge_touches_the_pipelines_life_on_the_pipelines_thread_alone() -> None:
+    source = await asyncio.to_thread(Path(engine_module.__file__).read_text)
+    methods = [
+        node
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    reads = {
+        method.name
+        for method in methods
+        for node in ast.walk(method)
+        if isinstance(node, ast.Attribute) and node.attr == "_lifecycle"
+    }
+
+    assert reads == {"__init__", "start", "_on_pipeline", "_main"}, "made, handed over, and run"
 
 
 def _step(frame: int) -> Step:
