@@ -1,4 +1,5 @@
-"""Linear layers for a GPU: what a matrix becomes there in 8 and in 4 bits.
+"""Linear layers for a GPU: what a matrix becomes there in 8 and in 4 bits, and what multiplies by
+one in 16.
 
 The whole numbers, scales and offsets are those of `quantised` and `int8`, which a CPU has too; only
 where they lie differs. They are made a block of rows at a time, so beside the matrix and its packed
@@ -12,22 +13,51 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from edgeserve.clock import MonotonicClock
 from edgeserve.families.spec import Dtype
+from edgeserve.model.fastest_linear import FastestLinear
+from edgeserve.model.graph_timer import GraphTimer
 from edgeserve.model.int8 import blocks, round_rows
-from edgeserve.model.kernels.linear import CHUNK, Int4Matrix, Int8Matrix, Matrix, linear, pack_int4
+from edgeserve.model.kernels.linear import (
+    CHUNK,
+    FAILURES,
+    HalfMatrix,
+    Int4Matrix,
+    Int8Matrix,
+    Matrix,
+    linear,
+    pack_int4,
+)
+from edgeserve.model.layouts import plain
 from edgeserve.model.product import Kernel, LeavePlain, MakeKernel, Preparation
 from edgeserve.model.quantised import Quantise, group_or_fail, round_groups
 
 
 def cuda_preparation(dtype: Dtype, processors: int) -> Preparation:
     """What is done to the linear layers of a slice on a GPU with so many multiprocessors."""
-    if not dtype.is_quantised:
+    if dtype is Dtype.FP32:
         return LeavePlain()
+    if not dtype.is_quantised:
+        return FastestLinear(
+            candidates={"cuBLAS": plain, "Triton": half_linear(processors)},
+            timer=GraphTimer(),
+            clock=MonotonicClock(),
+            failures=FAILURES,
+        )
     return Quantise(
         dtype=dtype,
         make_int8=quantised_linear(Dtype.INT8, processors),
         make_int4=quantised_linear(Dtype.INT4, processors),
     )
+
+
+def half_linear(processors: int) -> MakeKernel:
+    """Makes a weight [R, C] in the dtype of x, and a bias [R], a linear layer that holds them."""
+
+    def make(weight_RC: Tensor, bias_R: Tensor | None) -> Kernel:
+        return linear(HalfMatrix(weight_RC=weight_RC, bias_R=bias_R), processors)
+
+    return make
 
 
 def quantised_linear(dtype: Dtype, processors: int) -> MakeKernel:

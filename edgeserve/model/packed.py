@@ -84,6 +84,9 @@ class FastestLayout:
                 continue
             return
 
+    def finish(self) -> None:
+        """Each product was prepared as soon as it was full."""
+
     def report(self) -> str:
         """For the log: 'products: 2560x2048 packed (plain 0.59 0.64 1.10, ...)'."""
         shapes = [f"{'x'.join(map(str, shape))} {tried}" for shape, tried in self.tried.items()]

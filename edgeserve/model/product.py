@@ -61,6 +61,10 @@ class Preparation(Protocol):
         """`name` is the product's in the slice: `layers.13.qkv`, or `head`."""
         ...
 
+    def finish(self) -> None:
+        """All products of the slice are full."""
+        ...
+
     def report(self) -> str:
         """What it did, as a line for the log."""
         ...
@@ -70,6 +74,9 @@ class LeavePlain:
     """The weights stay parameters, as a GPU and tests want them."""
 
     def __call__(self, _name: str, _product: Product) -> None:
+        pass
+
+    def finish(self) -> None:
         pass
 
     def report(self) -> str:

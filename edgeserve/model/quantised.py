@@ -55,6 +55,9 @@ class Quantise:
         self.errors[weight.shape] = float(error_TR.norm() / exact_TR.norm())
         self.largest[weight.shape] = float(error_TR.abs().max() / exact_TR.std())
 
+    def finish(self) -> None:
+        """Each product was prepared as soon as it was full."""
+
     def report(self) -> str:
         """How far off the results are: overall, and the worst of all that were looked at."""
         mean = sum(self.errors.values()) / max(1, len(self.errors))

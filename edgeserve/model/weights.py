@@ -84,6 +84,7 @@ def load_found(
     """
     filling = Filling(spec, stage, form)
     fill(filling, found, on_progress, BLOCK_BYTES)
+    form.prepare.finish()
     return LoadedSlice(slice=filling.slice, slice_hash=_hash(spec, stage, form, _contents(found)))
 
 
@@ -110,6 +111,7 @@ def random_slice(spec: ModelSpec, stage: Stage, form: Form, on_progress: OnProgr
         done_bytes += rows.nbytes
         filling.filled(source)
         on_progress(done_bytes, total_bytes)
+    form.prepare.finish()
     names = [f"random {each.name} {each.shape}".encode() for each in filling.sources]
     return LoadedSlice(slice=filling.slice, slice_hash=_hash(spec, stage, form, iter(names)))
 

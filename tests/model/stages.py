@@ -50,6 +50,9 @@ class Forced:
     def __call__(self, _name: str, product: Product) -> None:
         product.hand_over(self.make)
 
+    def finish(self) -> None:
+        pass
+
     def report(self) -> str:
         return "forced"
 

@@ -238,6 +238,9 @@ def test_one_product_at_a_time_is_there_in_full(tmp_path: Path) -> None:
             left(name, product)
             seen.append(name)
 
+        def finish(self) -> None:
+            pass
+
         def report(self) -> str:
             return ""
 
@@ -261,6 +264,9 @@ def test_all_products_are_full_in_the_same_two_places(tmp_path: Path) -> None:
             places.append((product.weight.data_ptr(), product.weight.untyped_storage().nbytes()))
             alive.append(product.weight.untyped_storage())
             prepare(name, product)
+
+        def finish(self) -> None:
+            pass
 
         def report(self) -> str:
             return ""

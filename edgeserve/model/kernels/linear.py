@@ -16,10 +16,13 @@ from dataclasses import dataclass
 import torch
 import triton
 from torch import Tensor
+from triton.errors import TritonError
 
 from edgeserve.model.kernels.linear_row import multiply_row, multiply_row_int4
 from edgeserve.model.kernels.linear_tiles import add_parts, multiply_tile, multiply_tile_int4
 
+FAILURES = (RuntimeError, TritonError)
+"""What is raised where a kernel cannot be compiled, or does not fit the card."""
 CHUNK = 32
 """Columns of int4 that lie in 16 bytes, which a thread reads at once: the first 16 in the lower
 halves of the bytes, the others in the upper, so that the x of either lies in one piece."""
