@@ -18,30 +18,42 @@ from benchmarks.gpu_check.setup import Setup
 from benchmarks.gpu_check.timing import copy_bytes_per_s, open_torch_device, recorded_s
 from edgeserve.families.folder import open_model
 from edgeserve.families.spec import Dtype, ModelSpec
-from edgeserve.model.int8 import int8_widened
+from edgeserve.model.cuda_linear import quantised_linear
+from edgeserve.model.kernels.linear import HalfMatrix, linear
 from edgeserve.model.product import Kernel
-from edgeserve.model.quantised import int4_widened
 
 Row = dict[str, Any]
 
 LAYERS = ("gate_up", "attn_out", "down", "qkv", "head")
+REHEARSED = ("attn_out",)
+"""The smallest: interpreted, a number takes microseconds."""
 MEMORY_SHARE = 0.4
 """Of what is free, for the copies of one layer."""
 CACHES = 3
 """What the copies together are at least, in L2 caches."""
 CACHE_BYTES = 50 * 2**20
 
-MakeLinear = Callable[[Tensor], Kernel]
+MakeLinear = Callable[[Tensor, int], Kernel]
+"""Of a weight [R, C], on a card with so many multiprocessors."""
 
 
-def cublas(weight: Tensor) -> Kernel:
+def cublas(weight: Tensor, _processors: int) -> Kernel:
     return lambda x: functional.linear(x, weight)
+
+
+def half(weight: Tensor, processors: int) -> Kernel:
+    return linear(HalfMatrix(weight_RC=weight, bias_R=None), processors)
+
+
+def quantised(dtype: Dtype) -> MakeLinear:
+    return lambda weight, processors: quantised_linear(dtype, processors)(weight, None)
 
 
 CANDIDATES: dict[str, tuple[MakeLinear, Dtype]] = {
     "cublas": (cublas, Dtype.FP16),
-    "int8 widened": (lambda weight: int8_widened(weight, None), Dtype.INT8),
-    "int4 widened": (lambda weight: int4_widened(weight, None), Dtype.INT4),
+    "triton fp16": (half, Dtype.FP16),
+    "triton int8": (quantised(Dtype.INT8), Dtype.INT8),
+    "triton int4": (quantised(Dtype.INT4), Dtype.INT4),
 }
 """How a layer is made of its weight, and as what its bytes are counted."""
 
@@ -52,7 +64,7 @@ def measure(setup: Setup, _argument: str) -> Iterator[Row]:
     yield {"copy_gb_s": round(copy_bytes / 1e9, 1)}
     spec = open_model(setup.model).spec
     for rows in setup.rows:
-        for name in LAYERS:
+        for name in REHEARSED if setup.is_rehearsal else LAYERS:
             for candidate in CANDIDATES:
                 row = {"layer": name, "rows": rows, "candidate": candidate}
                 yield row | measured(setup, shape_of(spec, name), rows, candidate, copy_bytes)
@@ -78,11 +90,11 @@ def measured(
     make, dtype = CANDIDATES[candidate]
     weight_bytes = dtype.matrix_bytes(*shape)
     try:
-        layers = distinct_layers(setup, shape, make, weight_bytes)
+        layers = distinct_layers(setup, shape, make, dtype)
         x = torch.randn((rows, shape[1]), device=device, dtype=activation(setup, dtype))
         taken_s = recorded_s(lambda: [layer(x) for layer in layers], device) / len(layers)
-    except (RuntimeError, ValueError, NotImplementedError) as error:
-        return {"cannot": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
+    except Exception as error:  # noqa: BLE001  # a compiler may raise anything
+        return {"cannot": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
     rate = weight_bytes / taken_s
     return {
         "us": round(taken_s * 1e6, 1), "gb_s": round(rate / 1e9, 1),
@@ -91,23 +103,28 @@ def measured(
 
 
 def distinct_layers(
-    setup: Setup, shape: tuple[int, int], make: MakeLinear, weight_bytes: int
+    setup: Setup, shape: tuple[int, int], make: MakeLinear, dtype: Dtype
 ) -> list[Kernel]:
     """As many as are asked for, in turns over as many weights as memory has room for."""
-    device = torch.device(setup.device)
-    wanted = max(setup.copies, math.ceil(CACHES * CACHE_BYTES / weight_bytes))
+    device, of_numbers = torch.device(setup.device), activation(setup, dtype)
+    wanted = max(setup.copies, math.ceil(CACHES * CACHE_BYTES / dtype.matrix_bytes(*shape)))
     if device.type != "cuda":
-        wanted, fit = setup.copies, setup.copies
+        wanted = fit = setup.copies
     else:
         torch.cuda.empty_cache()  # what the last layer had is free, too
-        full_bytes = shape[0] * shape[1] * 2  # what it is made of, until it is made
-        fit = int(MEMORY_SHARE * torch.cuda.mem_get_info()[0] / max(weight_bytes, full_bytes))
-    dtype = torch.float16 if device.type == "cuda" else torch.float32
+        plain_bytes = math.prod(shape) * of_numbers.itemsize
+        fit = max(1, int(MEMORY_SHARE * torch.cuda.mem_get_info(device)[0] / plain_bytes))
     made = [
-        make(torch.randn(shape, device=device, dtype=dtype) * 0.02)
-        for _ in range(max(1, min(wanted, fit)))
+        make(torch.randn(shape, device=device, dtype=of_numbers) * 0.02, processors_of(device))
+        for _ in range(min(wanted, fit))
     ]
     return [made[number % len(made)] for number in range(wanted)]
+
+
+def processors_of(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 1
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 def activation(setup: Setup, dtype: Dtype) -> torch.dtype:

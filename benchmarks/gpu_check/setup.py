@@ -77,7 +77,7 @@ QUICK = Setup(
 )  # fmt: skip
 REHEARSAL = Setup(
     name="rehearsal", model="demo", device="cpu", memory_bytes=10**9,
-    batches=(1, 2), prompt=4, tokens=6, rows=(1, 2), contexts=(20,), copies=2,
+    batches=(1, 2), prompt=4, tokens=6, rows=(1, 2), contexts=(20,), copies=1,
     budget_s=100.0, families=("llama2",),
 )  # fmt: skip
 SETUPS = {each.name: each for each in (FULL, QUICK, REHEARSAL)}
