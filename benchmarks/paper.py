@@ -133,7 +133,7 @@ def token_time(place: Place, case: Case, *, after: bool, spec: ModelSpec = SPEC)
         seconds={
             "weights": read_s,
             "keys and values": kv_bytes / (share * place.bytes_per_s),
-            "small kernels": small_kernels(spec, case, after=after) * KERNEL_S,
+            "small kernels": small_kernels(spec) * KERNEL_S,
             "hops": STAGES * (HOP_S + FILL_S[after][case.batch]),
             "wire": wire_s(place.link, spec, case) if place.link else 0.0,
         }
@@ -160,11 +160,11 @@ def linear_rate(place: Place, case: Case, *, after: bool) -> float:
     return share * place.bytes_per_s
 
 
-def small_kernels(spec: ModelSpec, case: Case, *, after: bool) -> int:
-    """With several sequences attention has one part, and then nothing is joined."""
-    is_joined = not after or case.batch == 1
-    each_layer = KERNELS_EACH_LAYER if is_joined else KERNELS_EACH_LAYER - 1
-    return spec.layers * each_layer + STAGES * KERNELS_EACH_STAGE + KERNELS_OF_THE_END
+def small_kernels(spec: ModelSpec) -> int:
+    """Of a graph for up to eight rows. In those for more attention may have one part, and then
+    nothing is joined: on an RTX 3060 from 16 rows on (`parts_for`).
+    """
+    return spec.layers * KERNELS_EACH_LAYER + STAGES * KERNELS_EACH_STAGE + KERNELS_OF_THE_END
 
 
 def wire_s(link: Link, spec: ModelSpec, case: Case) -> float:

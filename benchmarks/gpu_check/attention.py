@@ -1,5 +1,6 @@
-"""Attention of decodes over pages: how the number of parts of a sequence's keys changes its speed,
-at several contexts. Many layers with caches of their own in one CUDA graph.
+"""Attention of decodes over pages: how the number of parts of a sequence's keys, and of the stages
+in which a program loads them, changes its speed, at several contexts. Many layers with caches of
+their own in one CUDA graph.
 """
 
 from __future__ import annotations
@@ -44,8 +45,14 @@ def measure(setup: Setup, _argument: str) -> Iterator[Row]:
     yield {"copy_gb_s": round(copy_bytes / 1e9, 1)}
     for context in setup.contexts:
         for rows in ROWS[: 1 if setup.is_rehearsal else None]:
-            for parts in parts_tried(spec, rows, device):
-                yield measured(setup, (context, rows, parts), copy_bytes)
+            for cut in cuts_tried(spec, rows, device):
+                yield measured(setup, (context, rows, *cut), copy_bytes)
+
+
+def cuts_tried(spec: ModelSpec, rows: int, device: torch.device) -> list[tuple[int, int]]:
+    """Parts and stages: what a worker takes may be any of the first two."""
+    chosen, *others = parts_tried(spec, rows, device)
+    return [(chosen, 2), (chosen, 3), *((parts, 2) for parts in others)]
 
 
 def parts_tried(spec: ModelSpec, rows: int, device: torch.device) -> list[int]:
@@ -58,9 +65,9 @@ def parts_tried(spec: ModelSpec, rows: int, device: torch.device) -> list[int]:
 
 
 @torch.inference_mode()
-def measured(setup: Setup, case: tuple[int, int, int], copy_bytes_per_s: float) -> Row:
+def measured(setup: Setup, case: tuple[int, int, int, int], copy_bytes_per_s: float) -> Row:
     """Sequences that all have `context` keys, each on pages of its own."""
-    context, rows, parts = case
+    context, rows, parts, stages = case
     device, spec = torch.device(setup.device), open_model(setup.model).spec
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     pages = math.ceil(context / PAGE_TOKENS)
@@ -79,7 +86,8 @@ def measured(setup: Setup, case: tuple[int, int, int], copy_bytes_per_s: float) 
     taken_s = recorded_s(lambda: [attend(q, each, table) for each in caches], device) / layers
     rate = rows * context * 2 * spec.kv_rows * dtype.itemsize / taken_s
     return {
-        "context": context, "rows": rows, "parts": parts, "us": round(taken_s * 1e6, 1),
+        "context": context, "rows": rows, "parts": parts, "stages": stages,
+        "us": round(taken_s * 1e6, 1),
         "gb_s": round(rate / 1e9, 1), "copy_share": round(rate / copy_bytes_per_s, 3),
     }  # fmt: skip
 
@@ -91,9 +99,9 @@ def layers_that_fit(cache_bytes: int, device: torch.device) -> int:
     return max(1, min(LAYERS, int(MEMORY_SHARE * torch.cuda.mem_get_info(device)[0] / cache_bytes)))
 
 
-def table_for(spec: ModelSpec, case: tuple[int, int, int], device: torch.device) -> FrameTable:
+def table_for(spec: ModelSpec, case: tuple[int, int, int, int], device: torch.device) -> FrameTable:
     """One decode for each sequence, behind all of its keys."""
-    context, rows, parts = case
+    context, rows, parts, stages = case
     pages = math.ceil(context / PAGE_TOKENS)
     segments = [
         PagedSegment(tuple(range(row * pages, (row + 1) * pages)), context - 1, 1)
@@ -101,7 +109,7 @@ def table_for(spec: ModelSpec, case: tuple[int, int, int], device: torch.device)
     ]
     extent = Extent(
         rows=rows, asked=rows, tiles=rows, tile_queries=tile_queries(spec.group, DECODE_QUERIES),
-        parts=parts, segments=rows, pages_each=pages,
+        parts=parts, parts_wanted=rows * parts, stages=stages, segments=rows, pages_each=pages,
     )  # fmt: skip
     filled, table = empty_table(extent, "cpu"), empty_table(extent, device)
     filled.fill(segments, range(rows), tiles_of(segments, 1))

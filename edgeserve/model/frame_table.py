@@ -1,11 +1,12 @@
 """One frame's whereabouts as a table of integers: what the fused kernels read, in one copy.
 
 Eight numbers a row. A row is three things at once, which have nothing to do with one another:
-token i's position and slot, the i-th row whose next token is wanted, and the i-th tile of queries.
+token i's position and slot, the i-th row whose next token is wanted, and the i-th tile of queries,
+with how many keys each of its parts has.
 Below it the page tables, one row for each segment. All of it lies in one piece of memory, so that
 it reaches a device in one copy and a CUDA graph finds it where it was.
 
-    row i   [ position, slot | asked | segment, first row, tokens, first position | spare ]
+    row i   [ position, slot | asked | segment, first row, tokens, first position, keys of a part ]
              token i           i-th    tile i
 
 A table may have more rows than its frame: slot -1 is never written, and a tile without tokens does
@@ -32,14 +33,26 @@ from edgeserve.model.batch import PagedSegment
 
 FIELDS = 8
 POSITION_FIELD, SLOT_FIELD, ASKED_FIELD, TILE_FIELD = 0, 1, 2, 3
-TILE_FIELDS = 4
+TILE_FIELDS, PART_KEYS_FIELD = 4, 7
 DECODE_QUERIES, PROMPT_QUERIES = 16, 64
 """Of a tile: the fewest that tensor cores take, and so many that the keys before a prompt's chunk
 are read a quarter as often."""
+BLOCK_KEYS = 32
+"""Two pages, that a program has of a sequence's keys at a time. With heads of 128 in fp16 keys and
+values of a block are 16 KiB: see `stages_for`."""
+WIDE_HEAD = 128
+"""Numbers of a head: above, a tile of 64 queries and 32 keys has more than a program's registers
+hold. In fp32, which tensor cores do not multiply, even half of it has."""
 PARTS_MAX = 32
 """A sequence of 8,192 tokens then still gives each part eight blocks of keys."""
 PROGRAMS_PER_PROCESSOR = 4
 """Enough to hide the latency of memory behind one another; more only costs the joining."""
+PROGRAM_BYTES = 1024
+"""Of a processor's shared memory, which the driver keeps for each program."""
+GRID_FILLS = 8
+"""A graph is recorded with as many parts as one long sequence among short ones may need, up to so
+many times the programs that the device has at once. Those without keys read one row of the table
+and end: that takes about a microsecond for all of them (computed, see docs/performance.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +65,15 @@ class Extent:
     tile_queries: int
     """In one tile at most: tokens times the query heads that share a key."""
     parts: int
-    """Of the keys of each sequence, to be read side by side."""
+    """Of the keys of one sequence, at most, to be read side by side."""
     segments: int
     pages_each: int
     """W, whatever the sequences have."""
+    parts_wanted: int = 1
+    """Of all sequences together: as many as give every processor something to do."""
+    window_tokens: int | None = None
+    stages: int = 2
+    """Of the loop over keys: with 3, two blocks are under way while one is computed with."""
 
     @property
     def numbers(self) -> int:
@@ -131,6 +149,8 @@ class FrameTable:
         rows[: len(places), :ASKED_FIELD] = places
         rows[: len(asked), ASKED_FIELD] = asked
         rows[: len(tiles), TILE_FIELD : TILE_FIELD + TILE_FIELDS] = tiles
+        if self.extent.parts > 1:
+            rows[: len(tiles), PART_KEYS_FIELD] = part_keys(tiles, self.extent)
 
 
 def pages_each(context_tokens: int, pages: int) -> int:
@@ -143,10 +163,57 @@ def tile_queries(group: int, wanted: int) -> int:
     return max(wanted, 1 << (group - 1).bit_length())
 
 
+def prompt_queries(head_dim: int, dtype: torch.dtype) -> int:
+    """Of a tile of a prompt: as many as a program has registers for."""
+    return max(DECODE_QUERIES, PROMPT_QUERIES >> _halvings(head_dim, dtype))
+
+
+def block_keys(head_dim: int, dtype: torch.dtype) -> int:
+    """That a program has at a time: no fewer than tensor cores take."""
+    return max(DECODE_QUERIES, BLOCK_KEYS >> _halvings(head_dim, dtype))
+
+
+def stages_for(processor_bytes: int, head_dim: int, dtype: torch.dtype) -> int:
+    """Of a decode's loop over keys, on a processor with so much shared memory.
+
+    Two blocks under way and one in use (3 stages) hide more of the memory's latency inside a
+    program, but only where as many programs as before fit side by side: with heads of 128 in fp16
+    37 KiB each instead of 21, so on an A100 (164 KiB) and an H100 (228), and not on an RTX 3060
+    (100). What fits hides latency behind other programs instead.
+    """
+    row_bytes = _padded(head_dim) * dtype.itemsize
+    keys = block_keys(head_dim, dtype)
+    blocks = 2 * 2 * keys * row_bytes  # two, of keys and values
+    queries = DECODE_QUERIES * (row_bytes + keys * dtype.itemsize)
+    fits = PROGRAMS_PER_PROCESSOR * (blocks + queries + PROGRAM_BYTES) <= processor_bytes
+    return 3 if fits else 2
+
+
+def parts_wanted(kv_heads: int, processors: int) -> int:
+    """As many parts of sequences as give every processor of the device something to do."""
+    return math.ceil(PROGRAMS_PER_PROCESSOR * processors / kv_heads)
+
+
 def parts_for(tiles: int, kv_heads: int, processors: int) -> int:
-    """As many as give every processor of the device something to do."""
-    wanted = PROGRAMS_PER_PROCESSOR * processors
-    return min(PARTS_MAX, max(1, math.ceil(wanted / (tiles * kv_heads))))
+    """Of one sequence, if the others are short; as many as GRID_FILLS allows."""
+    room = GRID_FILLS * PROGRAMS_PER_PROCESSOR * processors // (tiles * kv_heads)
+    return max(1, min(PARTS_MAX, parts_wanted(kv_heads, processors), room))
+
+
+def part_keys(tiles: Sequence[Tile], extent: Extent) -> list[int]:
+    """Keys of each part of every tile. A long sequence is read by more programs than a short one
+    beside it, so that the last of them ends as early as may be. No tile has more parts than the
+    table's; all together have about as many as are wanted, and one each at least.
+    """
+    window = extent.window_tokens
+    keys = [
+        tile.first_position + tile.tokens
+        if window is None
+        else min(tile.first_position, window - 1) + tile.tokens
+        for tile in tiles
+    ]
+    least = max(max(keys) / extent.parts, sum(keys) / extent.parts_wanted)
+    return [math.ceil(each / math.ceil(each / least) / BLOCK_KEYS) * BLOCK_KEYS for each in keys]
 
 
 def tiles_of(segments: Sequence[PagedSegment], tile_tokens: int) -> list[Tile]:
@@ -164,6 +231,16 @@ def empty_table(extent: Extent, device: torch.device | str, *, pinned: bool = Fa
     """Memory, not yet numbers."""
     flat = torch.empty(extent.numbers, dtype=torch.int32, device=device, pin_memory=pinned)
     return FrameTable.over(flat, extent)
+
+
+def _halvings(head_dim: int, dtype: torch.dtype) -> int:
+    """Of a tile of 64 queries and 32 keys, until no register is spilled."""
+    return int(_padded(head_dim) > WIDE_HEAD) + 2 * int(dtype is torch.float32)
+
+
+def _padded(head_dim: int) -> int:
+    """To a power of two, and to the least that tensor cores take."""
+    return max(16, 1 << (head_dim - 1).bit_length())
 
 
 @functools.lru_cache(maxsize=1024)

@@ -27,10 +27,12 @@ from edgeserve.families.spec import PAGE_TOKENS
 from edgeserve.model.batch import PagedSegment
 from edgeserve.model.frame_table import (
     DECODE_QUERIES,
-    PROMPT_QUERIES,
     Extent,
     pages_each,
     parts_for,
+    parts_wanted,
+    prompt_queries,
+    stages_for,
     tile_queries,
     tiles_of,
 )
@@ -62,6 +64,15 @@ class _Recorded:
     replay: Callable[[], Computed]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Processors:
+    """A device's streaming multiprocessors."""
+
+    count: int
+    shared_bytes: int
+    """Shared memory of each."""
+
+
 class CudaFrames:
     """Used by one thread, frame after frame. The pages' device is a GPU; or, in tests, a CPU whose
     Triton interprets, or one without numbers, which needs a recorder of its own.
@@ -74,7 +85,7 @@ class CudaFrames:
         frame_tokens_max: int,
         *,
         recorder: Recorder | None = None,
-        processors: int | None = None,
+        processors: Processors | None = None,
     ) -> None:
         """`recorder` and `processors` are the device's, unless given."""
         self._slice, self._kv_pages = slice_, kv_pages
@@ -82,7 +93,8 @@ class CudaFrames:
         self._is_pinned = self._device.type != "cpu"
         self._processors = _processors(self._device) if processors is None else processors
         self._width = pages_each(slice_.spec.context_tokens, kv_pages.pages)
-        self._row = _input_row(slice_, kv_pages)
+        self._dtype = kv_pages.keys_LPKH.dtype
+        self._row = _input_row(slice_, self._dtype)
         recorder = recorder or _recorder(self._device)
         self._outputs = Outputs.empty(slice_, kv_pages, graph_rows(frame_tokens_max)[-1])
         # The largest first: what is recorded next fits into the memory that it left.
@@ -168,7 +180,7 @@ class CudaFrames:
         the keys of a sequence into parts.
         """
         spec = self._slice.spec
-        queries = tile_queries(spec.group, PROMPT_QUERIES)
+        queries = tile_queries(spec.group, prompt_queries(spec.head_dim, self._dtype))
         return Extent(
             rows=sum(each.tokens for each in segments),
             asked=asked,
@@ -177,19 +189,23 @@ class CudaFrames:
             parts=1,
             segments=len(segments),
             pages_each=self._width,
+            window_tokens=spec.window_tokens,
         )
 
     def _short(self, rows: int) -> Extent:
         """For a graph. A tile has a token at least, so there are never more tiles than rows."""
-        spec = self._slice.spec
+        spec, processors = self._slice.spec, self._processors.count
         return Extent(
             rows=rows,
             asked=rows,
             tiles=rows,
             tile_queries=tile_queries(spec.group, DECODE_QUERIES),
-            parts=parts_for(rows, spec.kv_heads, self._processors),
+            parts=parts_for(rows, spec.kv_heads, processors),
+            parts_wanted=parts_wanted(spec.kv_heads, processors),
             segments=rows,
             pages_each=self._width,
+            window_tokens=spec.window_tokens,
+            stages=stages_for(self._processors.shared_bytes, spec.head_dim, self._dtype),
         )
 
     def _record(self, rows: int, recorder: Recorder) -> _Recorded:
@@ -215,18 +231,21 @@ def graph_rows(frame_tokens_max: int) -> tuple[int, ...]:
     return tuple(rows for smaller, rows in pairs if smaller < frame_tokens_max)
 
 
-def _input_row(slice_: Slice, kv_pages: KvPages) -> InputRow:
+def _input_row(slice_: Slice, dtype: torch.dtype) -> InputRow:
     """Of the first stage, or of any other."""
     if slice_.embedding is not None:
         return InputRow(shape=(), dtype=torch.int32)
-    return InputRow(shape=(slice_.spec.hidden,), dtype=kv_pages.keys_LPKH.dtype)
+    return InputRow(shape=(slice_.spec.hidden,), dtype=dtype)
 
 
 def _recorder(device: torch.device) -> Recorder:
     return GraphRecorder(device) if device.type == "cuda" else NoRecorder()
 
 
-def _processors(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).multi_processor_count)
-    return 1
+def _processors(device: torch.device) -> Processors:
+    if device.type != "cuda":
+        return Processors(count=1, shared_bytes=0)
+    found = torch.cuda.get_device_properties(device)
+    return Processors(
+        count=found.multi_processor_count, shared_bytes=found.shared_memory_per_multiprocessor
+    )

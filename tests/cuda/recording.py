@@ -20,14 +20,14 @@ from edgeserve.model.sampling import SampleRow
 from edgeserve.model.scoring import Results, ScoreRow
 from edgeserve.model.slice import Slice
 from edgeserve.model.weights import Filling, Form
-from edgeserve.worker.cuda_frames import CudaFrames, graph_rows
+from edgeserve.worker.cuda_frames import CudaFrames, Processors, graph_rows
 from edgeserve.worker.stage import TORCH_DTYPES
 from edgeserve.worker.stopwatch import Stopwatch
 from tests.cuda.events import Event, Phase
 from tests.cuda.launches import kernels_noted
 from tests.cuda.meta_device import META, MetaDevice
 
-RTX_3060_PROCESSORS = 28
+RTX_3060 = Processors(count=28, shared_bytes=100 * 1024)
 Result = TypeVar("Result")
 
 
@@ -40,7 +40,7 @@ class Load:
     dtype: Dtype
     pages: int = 550
     frame_tokens_max: int = 320
-    processors: int = RTX_3060_PROCESSORS
+    processors: Processors = RTX_3060
 
 
 @dataclass(kw_only=True)
@@ -136,7 +136,7 @@ def _noted(device: MetaDevice, load: Load) -> Iterator[None]:
 
 def _empty(load: Load) -> Filling:
     """A slice that no memory was taken for."""
-    prepare = cuda_preparation(load.dtype, load.processors)
+    prepare = cuda_preparation(load.dtype, load.processors.count)
     quantised = str(load.dtype) if load.dtype.is_quantised else ""
     form = Form(TORCH_DTYPES[load.dtype], META, prepare, quantised)
     return Filling(load.spec, load.stage, form)

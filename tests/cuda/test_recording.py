@@ -32,10 +32,14 @@ STAGES = {
     "whole": Stage(LayerRange(0, 2), embedding=True, head=True),
 }
 LAYER = {
-    "_add_and_norm": 2, "_rotate_and_write": 1, "_attend_part": 1, "_join_parts": 1,
-    "_silu_times_up": 1, "mm": 4,
+    "_add_and_norm": 2, "_rotate_and_write": 1, "_attend_part": 1, "_silu_times_up": 1, "mm": 4,
 }  # fmt: skip
 """What each layer of a graph starts."""
+JOIN = {"_join_parts": 1}
+"""And where a sequence may be read in several parts."""
+JOINED_ROWS = (1, 2, 4, 8)
+"""Graphs of `llama-2-13b` in which it is so on an RTX 3060: its 40 key heads are work enough for 28
+processors in the others."""
 BESIDE = {
     "first": {"embedding": 1, "_to_copy": 1, "mul.Tensor": 1, "cos": 1, "sin": 1, "add.out": 1},
     "middle": {"_to_copy": 1, "mul.Tensor": 1, "cos": 1, "sin": 1, "add.out": 1},
@@ -81,10 +85,13 @@ def test_every_shape_and_dtype_is_recorded_and_compiles_nothing_afterwards(
 def test_a_graph_starts_exactly_these_kernels(place: str) -> None:
     stage = recorded("llama-2-13b", STAGES[place])
     layers = len(stage.load.stage.layers)
-    expected = Counter(BESIDE[place]) + Counter({name: n * layers for name, n in LAYER.items()})
+    expected = {
+        rows: Counter(BESIDE[place]) + _times(layers, LAYER | (JOIN if rows in JOINED_ROWS else {}))
+        for rows in GRAPH_ROWS
+    }
 
     found = {rows: kernels(events) for rows, events in stage.recordings.items()}
-    assert found == dict.fromkeys(GRAPH_ROWS, expected)
+    assert found == expected
 
 
 @pytest.mark.slow
@@ -96,7 +103,7 @@ def test_every_family_starts_as_many_kernels_for_each_layer(shape: str, place: s
 
     counts = [kernels(recorded(shape, each).recordings[8]) for each in (two, three)]
 
-    assert counts[1] - counts[0] == Counter({**LAYER, **biased, "mm": biased["mm"]})
+    assert counts[1] - counts[0] == Counter({**LAYER, **JOIN, **biased})
 
 
 def test_what_a_graph_reads_is_there_as_long_as_the_graph() -> None:
@@ -206,6 +213,10 @@ def _asked(stage: MetaStage, wanted: dict[int, Sampling]) -> dict[int, SampleRow
 def _row(sampling: Sampling) -> SampleRow:
     allowed = b"" if sampling.takes_most_likely else b"\xff" * 40
     return SampleRow(sampling, 17, prompt=(5, 6, 7), generated=(8, 9, 8), allowed=allowed)
+
+
+def _times(layers: int, counts: dict[str, int]) -> Counter[str]:
+    return Counter({name: layers * count for name, count in counts.items()})
 
 
 def _longer(stage: Stage) -> Stage:

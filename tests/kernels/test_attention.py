@@ -5,6 +5,7 @@ of the pages and the cut into tiles and parts.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from edgeserve.model.frame_table import (
     tile_queries,
     tiles_of,
 )
+from edgeserve.model.kernels import attention
 from edgeserve.model.kernels.attention import Cache, attend
 
 pytestmark = pytest.mark.slow  # in the interpreter
@@ -49,6 +51,8 @@ class Cut:
     queries: int = DECODE_QUERIES
     parts: int = 1
     spare: int = 0
+    wanted: int = 0
+    """Parts of all sequences together; none said is as many as one may have."""
 
 
 def made_up(shape: Shape, device: torch.device) -> Cache:
@@ -68,6 +72,7 @@ def table_for(
     extent = Extent(
         rows=tokens + cut.spare, asked=0, tiles=len(tiles) + cut.spare, tile_queries=queries,
         parts=cut.parts, segments=len(segments), pages_each=PAGES,
+        parts_wanted=cut.wanted or cut.parts, window_tokens=shape.window,
     )  # fmt: skip
     filled, table = empty_table(extent, "cpu"), empty_table(extent, device)
     filled.pages_SW.fill_(2**20)  # what is not in a page table must not be looked up
@@ -153,6 +158,34 @@ def test_a_window_hides_what_is_before_it(window: int, parts: int, device: torch
     segments = [*decode(70, 4), PagedSegment((6, 10), 13, 9)]
 
     assert_attends(segments, Shape(dim=16, window=window), Cut(parts=parts), device)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, of what lay in their memory
+@pytest.mark.parametrize("lengths", [(100, 5, 33), (1, 100), (64, 65, 7)], ids=str)
+@pytest.mark.parametrize("wanted", [1, 2, 5, 9])
+def test_sequences_beside_one_another_have_as_many_parts_as_they_need(
+    lengths: tuple[int, ...], wanted: int, device: torch.device
+) -> None:
+    assert_attends(decode(*lengths), Shape(), Cut(parts=4, wanted=wanted, spare=2), device)
+
+
+def test_one_part_is_written_as_it_is_and_several_are_joined(
+    monkeypatch: pytest.MonkeyPatch, device: torch.device
+) -> None:
+    joined: list[Any] = []
+    real = attention._join_parts
+
+    class Noted:
+        def __getitem__(self, grid: Any) -> Any:
+            joined.append(grid)
+            return real[grid]
+
+    monkeypatch.setattr(attention, "_join_parts", Noted())
+    assert_attends(decode(70, 3), Shape(dim=16), Cut(parts=1), device)
+    assert joined == []
+
+    assert_attends(decode(70, 3), Shape(dim=16), Cut(parts=3), device)
+    assert joined == [(2, 4)]
 
 
 @pytest.mark.parametrize("parts", [1, 4])

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from edgeserve.clock import ManualClock
 from edgeserve.families.folder import open_model
 from edgeserve.families.spec import ModelSpec
+from edgeserve.families.stage import LayerRange, Stage
 from edgeserve.model.batch import PagedSegment
 from edgeserve.model.frame_table import FrameTable
 from edgeserve.model.fused import Computed
@@ -23,6 +24,7 @@ from edgeserve.worker.stopwatch import Stopwatch
 
 VIEWS = {"slice", "view", "alias", "detach", "split_with_sizes"}
 GRAPHS = (1, 2, 4)
+MIDDLE = Stage(LayerRange(1, 2), embedding=False, head=False)
 
 
 class Noted(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -56,10 +58,11 @@ class FakeSlice:
     """What `CudaFrames` asks of one; it computes nothing."""
 
     spec: ModelSpec
+    stage: Stage = MIDDLE
     embedding: None = None
     computed: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
-    def compute(self, _slice: Any, x: Tensor, table: FrameTable, _pages: Any) -> Computed:
+    def compute(self, _slice: Any, x: Tensor, table: FrameTable, *_rest: Any) -> Computed:
         self.computed.append((x.clone(), table.rows_T8.clone()))
         return Computed(out=x, logits_NV=None, hidden_TD=x)
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from edgeserve.errors import WireError
 from edgeserve.model.batch import PagedSegment
 from edgeserve.model.frame_table import (
+    BLOCK_KEYS,
+    PART_KEYS_FIELD,
     PARTS_MAX,
     Extent,
     FrameTable,
     Tile,
+    block_keys,
     pages_each,
     parts_for,
+    parts_wanted,
+    prompt_queries,
+    stages_for,
     tile_queries,
     tiles_of,
 )
@@ -89,11 +96,90 @@ def test_a_tile_has_room_for_a_token(group: int, queries: int) -> None:
     assert tile_queries(group, 16) == queries
 
 
-def test_keys_are_cut_until_every_processor_has_something_to_do() -> None:
-    # An RTX 3060 has 28 processors; Llama-2 13B has 40 key heads, Llama 3 8B has 8.
-    assert [parts_for(sequences, 40, 28) for sequences in (1, 2, 4)] == [3, 2, 1]
-    assert parts_for(1, 8, 28) == 14
+def test_a_sequence_may_be_cut_until_every_processor_has_something_to_do() -> None:
+    # An RTX 3060 has 28 processors, an H200 132; Llama-2 13B has 40 key heads, Llama 3 8B has 8.
+    rows = (1, 8, 16, 64)
+    assert [parts_for(each, 40, 28) for each in rows] == [3, 2, 1, 1]
+    assert [parts_for(each, 40, 132) for each in rows] == [14, 13, 6, 1]
+    assert [parts_for(each, 8, 28) for each in rows] == [14, 14, 7, 1]
     assert parts_for(1, 1, 132) == PARTS_MAX
+
+
+@pytest.mark.parametrize("processors", [28, 132])
+@pytest.mark.parametrize("kv_heads", [1, 2, 4, 8, 32, 40])
+def test_a_grid_is_no_larger_than_what_ends_in_no_time(kv_heads: int, processors: int) -> None:
+    for rows in (1, 2, 4, *range(8, 65, 8)):
+        programs = rows * kv_heads * parts_for(rows, kv_heads, processors)
+        assert programs <= max(rows * kv_heads, 8 * 4 * processors)
+
+
+def cut(*lengths: int, processors: int, window: int | None = None) -> list[int]:
+    """In how many parts each of these decodes is read, in Llama-2 13B."""
+    segments = [PagedSegment(tuple(range(-(-n // 16))), n - 1, 1) for n in lengths]
+    extent = Extent(
+        rows=len(lengths), asked=1, tiles=len(lengths), tile_queries=16,
+        parts=parts_for(len(lengths), 40, processors), parts_wanted=parts_wanted(40, processors),
+        segments=len(lengths), pages_each=256, window_tokens=window,
+    )  # fmt: skip
+    table = FrameTable.over(torch.zeros(extent.numbers, dtype=torch.int32), extent)
+    table.fill(segments, [0], tiles_of(segments, 16))
+    if extent.parts == 1:
+        return [1] * len(lengths)
+    keys = table.rows_T8[:, PART_KEYS_FIELD].tolist()
+    assert all(each > 0 == each % BLOCK_KEYS for each in keys)
+    return [-(-min(n, window or n) // each) for n, each in zip(lengths, keys, strict=True)]
+
+
+def test_a_long_sequence_is_read_by_more_programs_than_a_short_one_beside_it() -> None:
+    assert cut(4096, processors=28) == [3]
+    assert cut(4096, processors=132) == [13]
+    assert cut(*[1024] * 8, processors=28) == [1] * 8
+    assert cut(*[1024] * 8, processors=132) == [2] * 8
+    assert cut(4096, *[256] * 7, processors=28) == [2, *[1] * 7]
+    assert cut(4096, *[256] * 7, processors=132) == [10, *[1] * 7]
+    assert cut(*[64] * 15, 4096, processors=132) == [*[1] * 15, 6]
+
+
+def test_a_window_counts_as_what_is_read_of_a_sequence() -> None:
+    assert cut(4096, 512, processors=132, window=512) == [6, 6]
+    assert cut(40, 30, processors=132, window=512) == [2, 1]
+
+
+def test_no_tile_has_more_parts_than_there_is_room_for() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        count, processors = int(random.integers(1, 33)), int(random.choice([16, 28, 132]))
+        lengths = [int(n) for n in random.integers(1, 4096, count)]
+        found = cut(*lengths, processors=processors)
+        wanted = parts_wanted(40, processors)
+
+        assert max(found) <= parts_for(count, 40, processors)
+        assert sum(found) <= count + wanted
+
+
+@pytest.mark.parametrize(
+    ("dim", "dtype", "queries", "keys"),
+    [
+        (128, torch.float16, 64, 32),
+        (80, torch.bfloat16, 64, 32),
+        (256, torch.bfloat16, 32, 16),
+        (64, torch.float32, 16, 16),
+        (128, torch.float32, 16, 16),
+        (256, torch.float32, 16, 16),
+    ],
+    ids=str,
+)
+def test_wide_heads_and_wide_numbers_have_small_tiles(
+    dim: int, dtype: torch.dtype, queries: int, keys: int
+) -> None:
+    assert (prompt_queries(dim, dtype), block_keys(dim, dtype)) == (queries, keys)
+
+
+def test_two_blocks_are_under_way_where_four_programs_still_fit() -> None:
+    ampere_consumer, a100, hopper = 100 * 1024, 164 * 1024, 228 * 1024
+    cards = (ampere_consumer, a100, hopper)
+    assert [stages_for(card, 128, torch.float16) for card in cards] == [2, 3, 3]
+    assert [stages_for(card, 64, torch.float16) for card in cards] == [3, 3, 3]
 
 
 def test_a_page_table_is_for_the_context_or_for_all_pages_there_are() -> None:

@@ -2,7 +2,13 @@
 
 Each program has one tile of queries (some tokens of one sequence, times the query heads that share
 a key), one key/value head, and one part of the keys so far (flash-decoding): a single long sequence
-must fill the card, too. A second kernel joins the parts.
+must fill the card, too. A second kernel joins the parts; where there is one, the first writes the
+result. How many keys a part has is told by the frame's table: a long sequence has more parts than a
+short one beside it, and a program that is left without keys ends at once.
+
+The page of a block is looked up while the block before is computed with. Looked up in the same
+iteration, it would be what the compiler's pipeline waits for, and keys would come one block at a
+time however many stages it has.
 
     keys of a sequence    [   part 0   |   part 1   |   part 2  ]     found through its page table
     a tile of queries          each part: the largest score, the sum of weights, the weighted values
@@ -21,14 +27,19 @@ import triton.language as tl
 from torch import Tensor
 
 from edgeserve.families.spec import PAGE_TOKENS
-from edgeserve.model.frame_table import FIELDS, PARTS_MAX, TILE_FIELD, FrameTable
+from edgeserve.model.frame_table import (
+    FIELDS,
+    PART_KEYS_FIELD,
+    PARTS_MAX,
+    TILE_FIELD,
+    FrameTable,
+    block_keys,
+)
 
-BLOCK_KEYS = 32
-"""Two pages. With heads of 128 in fp16 keys and values of a block are 16 KiB, so that two blocks in
-flight and the queries of a prompt's tile leave room for two programs in an RTX 3060's 100 KB."""
 _PAGE = tl.constexpr(PAGE_TOKENS)
 _FIELDS = tl.constexpr(FIELDS)
 _TILE = tl.constexpr(TILE_FIELD)
+_PART_KEYS = tl.constexpr(PART_KEYS_FIELD - TILE_FIELD)
 _PARTS_MAX = tl.constexpr(PARTS_MAX)
 
 
@@ -47,62 +58,73 @@ def attend(q_TNH: Tensor, cache: Cache, table: FrameTable) -> Tensor:
     Heads lie side by side in a row of `q_TNH`; rows may be further apart.
     """
     tokens, heads, dim = q_TNH.shape
-    extent, kv_heads, parts = table.extent, cache.keys_PKH.shape[1], table.extent.parts
-    block_dim = max(16, triton.next_power_of_2(dim))  # the least that tensor cores take
-    partial_TNSH = q_TNH.new_empty((tokens, heads, parts, dim), dtype=torch.float32)
-    sums_TNS2 = q_TNH.new_empty((tokens, heads, parts, 2), dtype=torch.float32)
     found = q_TNH.new_empty((tokens, heads * dim))
-    _attend_part[extent.tiles, kv_heads, parts](
-        q_TNH, cache.keys_PKH, cache.values_PKH, table.rows_T8, table.pages_SW,
-        partial_TNSH, sums_TNS2, parts, q_TNH.stride(0), table.pages_SW.stride(0),
-        dim**-0.5 * math.log2(math.e),
-        KV_HEADS=kv_heads, GROUP=heads // kv_heads, DIM=dim, WINDOW=cache.window_tokens or 0,
-        BLOCK_ROWS=extent.tile_queries, BLOCK_KEYS=BLOCK_KEYS, BLOCK_DIM=block_dim,
-        num_warps=4, num_stages=1 if q_TNH.dtype is torch.float32 else 2, enable_fp_fusion=True,
-    )  # fmt: skip
+    if table.extent.parts == 1:
+        _launch(q_TNH, cache, table, (found, None, None))
+        return found
+    shape = (tokens, heads, table.extent.parts)
+    partial_TNSH = q_TNH.new_empty((*shape, dim), dtype=torch.float32)
+    sums_TNS2 = q_TNH.new_empty((*shape, 2), dtype=torch.float32)
+    _launch(q_TNH, cache, table, (None, partial_TNSH, sums_TNS2))
     _join_parts[tokens, heads](
-        partial_TNSH, sums_TNS2, found, parts,
-        DIM=dim, BLOCK_DIM=block_dim, num_warps=4, enable_fp_fusion=True,
+        partial_TNSH, sums_TNS2, found, table.extent.parts,
+        DIM=dim, BLOCK_DIM=_block_dim(dim), num_warps=4, enable_fp_fusion=True,
     )  # fmt: skip
     return found
+
+
+def _launch(q_TNH: Tensor, cache: Cache, table: FrameTable, out: tuple[Tensor | None, ...]) -> None:
+    """`out` is where the result goes if there is one part, else where parts and their sums go."""
+    _, heads, dim = q_TNH.shape
+    extent, kv_heads = table.extent, cache.keys_PKH.shape[1]
+    _attend_part[extent.tiles, kv_heads, extent.parts](
+        q_TNH, cache.keys_PKH, cache.values_PKH, table.rows_T8, table.pages_SW,
+        *out, extent.parts, q_TNH.stride(0), table.pages_SW.stride(0),
+        dim**-0.5 * math.log2(math.e),
+        KV_HEADS=kv_heads, GROUP=heads // kv_heads, DIM=dim, WINDOW=cache.window_tokens or 0,
+        BLOCK_ROWS=extent.tile_queries, BLOCK_KEYS=block_keys(dim, q_TNH.dtype),
+        BLOCK_DIM=_block_dim(dim), ONE_PART=extent.parts == 1, num_warps=4,
+        num_stages=1 if q_TNH.dtype is torch.float32 else extent.stages, enable_fp_fusion=True,
+    )  # fmt: skip
+
+
+def _block_dim(dim: int) -> int:
+    return int(max(16, triton.next_power_of_2(dim)))  # the least that tensor cores take
 
 
 @triton.jit(do_not_specialize=["parts"])
 def _attend_part(
     q_ptr: tl.tensor, keys_ptr: tl.tensor, values_ptr: tl.tensor,
-    rows_ptr: tl.tensor, pages_ptr: tl.tensor, partial_ptr: tl.tensor, sums_ptr: tl.tensor,
+    rows_ptr: tl.tensor, pages_ptr: tl.tensor,
+    found_ptr: tl.tensor, partial_ptr: tl.tensor, sums_ptr: tl.tensor,
     parts: tl.tensor, q_stride: tl.tensor, pages_stride: tl.tensor, scale: tl.tensor,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, WINDOW: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, BLOCK_DIM: tl.constexpr,
+    ONE_PART: tl.constexpr,
 ) -> None:  # fmt: skip
     kv_head, part = tl.program_id(1), tl.program_id(2)
     tile_ptr = rows_ptr + tl.program_id(0) * _FIELDS + _TILE
     sequence, first_row = tl.load(tile_ptr), tl.load(tile_ptr + 1)
     tokens, first_position = tl.load(tile_ptr + 2), tl.load(tile_ptr + 3)
+    low, high = _keys_of_part(tile_ptr, part, WINDOW, ONE_PART)
 
     at = tl.arange(0, BLOCK_ROWS)
     is_row, position = at // GROUP < tokens, first_position + at // GROUP
     head = (first_row + at // GROUP) * (KV_HEADS * GROUP) + kv_head * GROUP + at % GROUP
     dim = tl.arange(0, BLOCK_DIM)
-    is_dim, is_query = dim < DIM, is_row[:, None] & (dim < DIM)[None, :]
+    # Without keys nothing is read and, but for the sums, nothing stored.
+    is_dim, is_query = dim < DIM, is_row[:, None] & (dim < DIM)[None, :] & (low < high)
     q_head = (first_row + at // GROUP) * q_stride + (kv_head * GROUP + at % GROUP) * DIM
     q = tl.load(q_ptr + q_head[:, None] + dim[None, :], mask=is_query, other=0.0)
-
-    # Keys [start, end) matter to this tile, and [low, high) of them to this program. An empty tile
-    # (a padded row of a graph) has none, and stores nothing.
-    end = first_position + tokens
-    start = tl.maximum(first_position - WINDOW + 1, 0) if WINDOW > 0 else 0
-    share = tl.cdiv(tl.cdiv(end - start, parts), BLOCK_KEYS) * BLOCK_KEYS
-    low = start + part * share
-    high = tl.minimum(low + share, end)
 
     largest = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_ROWS], tl.float32)
     found = tl.zeros([BLOCK_ROWS, BLOCK_DIM], tl.float32)
-    for first_key in range(low, high, BLOCK_KEYS):
-        key = first_key + tl.arange(0, BLOCK_KEYS)
+    pages_ptr += sequence * pages_stride
+    key = low + tl.arange(0, BLOCK_KEYS)
+    page = tl.load(pages_ptr + key // _PAGE, mask=key < high, other=0)
+    for _ in range(low, high, BLOCK_KEYS):
         is_key = key < high
-        page = tl.load(pages_ptr + sequence * pages_stride + key // _PAGE, mask=is_key, other=0)
         # 64 bits: a layer of a large cache has more than 2^31 numbers.
         slot = page.to(tl.int64) * _PAGE + key % _PAGE
         lies = (slot[:, None] * KV_HEADS + kv_head) * DIM + dim[None, :]
@@ -110,10 +132,7 @@ def _attend_part(
         is_read = is_key[:, None] & is_dim[None, :]
         k = tl.load(keys_ptr + lies, mask=is_read, other=0.0)
         scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
-        is_seen = is_key[None, :] & (key[None, :] <= position[:, None])
-        if WINDOW > 0:
-            is_seen = is_seen & (key[None, :] > position[:, None] - WINDOW)
-        scores = tl.where(is_seen, scores, float("-inf"))
+        scores = tl.where(_is_seen(key, high, position, WINDOW), scores, float("-inf"))
         larger = tl.maximum(largest, tl.max(scores, axis=1))
         # A row that has seen no key yet has -inf here, and -inf - -inf is NaN.
         base = tl.where(larger == float("-inf"), 0.0, larger)
@@ -122,11 +141,45 @@ def _attend_part(
         v = tl.load(values_ptr + lies, mask=is_read, other=0.0)
         news = tl.dot(weights.to(v.dtype), v, input_precision="ieee")
         found, largest = found * kept[:, None] + news, larger
+        key += BLOCK_KEYS
+        page = tl.load(pages_ptr + key // _PAGE, mask=key < high, other=0)
 
-    stored = head * parts + part
-    tl.store(partial_ptr + stored[:, None] * DIM + dim[None, :], found, mask=is_query)
-    tl.store(sums_ptr + stored * 2, largest, mask=is_row)
-    tl.store(sums_ptr + stored * 2 + 1, total, mask=is_row)
+    if ONE_PART:
+        found /= tl.where(total > 0, total, 1.0)[:, None]  # a row of padding has seen no key
+        tl.store(found_ptr + head[:, None] * DIM + dim[None, :], found, mask=is_query)
+    else:
+        stored = head * parts + part
+        tl.store(partial_ptr + stored[:, None] * DIM + dim[None, :], found, mask=is_query)
+        tl.store(sums_ptr + stored * 2, largest, mask=is_row)
+        tl.store(sums_ptr + stored * 2 + 1, total, mask=is_row)
+
+
+@triton.jit
+def _keys_of_part(
+    tile_ptr: tl.tensor, part: tl.tensor, WINDOW: tl.constexpr, ONE_PART: tl.constexpr
+) -> tuple[tl.tensor, tl.tensor]:
+    """Keys [low, high). An empty tile (a padded row of a graph) has none, a part may have none."""
+    tokens, first_position = tl.load(tile_ptr + 2), tl.load(tile_ptr + 3)
+    high = first_position + tokens
+    low = high * 0
+    if WINDOW > 0:
+        low = tl.maximum(first_position - WINDOW + 1, 0)
+    if not ONE_PART:
+        part_keys = tl.load(tile_ptr + _PART_KEYS)
+        low += part * part_keys
+        high = tl.minimum(low + part_keys, high)
+    return low, high
+
+
+@triton.jit
+def _is_seen(
+    key: tl.tensor, high: tl.tensor, position: tl.tensor, WINDOW: tl.constexpr
+) -> tl.tensor:
+    """Which key each query looks at, [rows, keys]."""
+    is_seen = (key < high)[None, :] & (key[None, :] <= position[:, None])
+    if WINDOW > 0:
+        is_seen = is_seen & (key[None, :] > position[:, None] - WINDOW)
+    return is_seen
 
 
 @triton.jit(do_not_specialize=["parts"])
@@ -140,6 +193,7 @@ def _join_parts(
     sums_ptr += (head * parts + part) * 2
     largest = tl.load(sums_ptr, mask=is_part, other=float("-inf"))
     total = tl.load(sums_ptr + 1, mask=is_part, other=0.0)
+    is_part = largest > float("-inf")  # one without keys has stored nothing else
     weights = tl.exp2(largest - tl.max(largest, axis=0))
     found = tl.load(
         partial_ptr + (head * parts + part)[:, None] * DIM + dim[None, :],
