@@ -16,6 +16,7 @@ from edgeserve.gpu import Driver
 from edgeserve.plan.reserve import CPU_MEMORY_SHARE, reserve_bytes
 from edgeserve.worker.cards import Card, card_named
 from edgeserve.worker.cuda_device import CUDA, Cuda, OpenGpu, open_gpu
+from edgeserve.worker.precision import keep_precision
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +97,7 @@ def cpu_memory_bytes(asked: int, room: MemoryRoom) -> int:
 
 
 def _cuda(gpu: OpenGpu) -> Device:
+    keep_precision()
     return Device(
         torch_device=gpu.torch_device,
         name=gpu.name,

@@ -16,6 +16,7 @@ from edgeserve.families.spec import Dtype
 from edgeserve.schedule.micro_batch import Segment
 from edgeserve.wire.frame import Frame, Open
 from edgeserve.worker.device import open_device
+from edgeserve.worker.stage import Taken
 from tests.gpu.steps import greedy, stage_on
 from tests.model.tiny import save_tiny
 
@@ -28,7 +29,6 @@ FAMILIES = ("llama2", "llama3", "mistral", "qwen2", "qwen3")
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_gpu_chooses_the_tokens_that_the_cpu_chooses(family: str, tmp_path: Path) -> None:
-    torch.backends.cuda.matmul.allow_tf32 = False
     save_tiny(family, tmp_path)
 
     on_cpu, _ = greedy(stage_on("cpu", tmp_path, Dtype.FP32), 20)
@@ -83,6 +83,37 @@ def test_a_launch_does_not_wait_for_the_device(
     assert not busy.query()  # type: ignore[no-untyped-call]
     launched.watch.wait()
     assert launched.results.out[0].isfinite().all()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("dtype", [Dtype.FP16, Dtype.BF16], ids=str)
+@pytest.mark.parametrize("others", [1, 3, 7, 15, 63])
+def test_what_a_sequence_gets_depends_on_its_batch_by_rounding_alone(
+    others: int, dtype: Dtype, tmp_path: Path
+) -> None:
+    save_tiny("llama2", tmp_path)
+    stage, clock = stage_on("cuda", tmp_path, dtype), MonotonicClock()
+
+    def logprob(sequences: int) -> float:
+        """Of the token that follows one and the same first token."""
+        opened = tuple(
+            Open(sequence=number, pages=(number % 8,), sampling=Sampling())
+            for number in range(sequences)
+        )
+        # All write the same token at the same place, so that they may share pages.
+        segments = tuple(
+            Segment(sequence=number, first_position=0, tokens=1, samples=1)
+            for number in range(sequences)
+        )
+        payload = torch.full((sequences,), 9, dtype=torch.int32).numpy().tobytes()
+        frame = Frame(frame=1, open=opened, segments=segments, payload=payload)
+        launched = stage.launch(frame, stage.new_table().take(frame), clock)
+        result = launched.finish(Taken(received_s=0.0, decode_s=0.0, started_s=0.0), clock)
+        return result.sampled[0].logprob
+
+    # Half precision has 10 bits, bf16 has 7: some roundings of the last of them.
+    tolerance = {Dtype.FP16: 0.01, Dtype.BF16: 0.08}[dtype]
+    assert logprob(1 + others) == pytest.approx(logprob(1), abs=tolerance)
 
 
 def test_half_precision_keeps_the_log_probabilities(tmp_path: Path) -> None:
