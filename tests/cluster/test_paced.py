@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from edgeserve.launch.processes import Child
-from tests.cluster.processes import announced, exit_codes, start_gateway, start_worker
+from tests.cluster.processes import START_S, announced, exit_codes, start_gateway, start_worker
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(90)]
 
@@ -27,7 +27,7 @@ def paced() -> Iterator[tuple[list[Child], str]]:
     """Three workers, and the URL of their gateway."""
     workers = [start_worker(flags=PACED) for _ in range(3)]
     gateway = start_gateway([announced(each) for each in workers], "llama-2-13b", "--dtype", "fp16")
-    yield workers, gateway.wait_until_announced(30)
+    yield workers, gateway.wait_until_announced(START_S)
     assert exit_codes([gateway, *workers]) == [0] * 4
 
 
@@ -82,7 +82,7 @@ def test_a_paced_worker_holds_no_weights(paced: tuple[list[Child], str]) -> None
 def test_one_paced_stage_among_real_ones_labels_the_whole_cluster() -> None:
     workers = [start_worker(), start_worker(flags=PACED)]
     gateway = start_gateway([announced(each) for each in workers], "demo")
-    url = gateway.wait_until_announced(30)
+    url = gateway.wait_until_announced(START_S)
 
     cluster, answer = cluster_of(url), generate(url, max_new_tokens=2)
 

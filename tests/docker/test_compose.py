@@ -113,13 +113,12 @@ def test_no_container_runs_as_root_and_all_become_healthy(one_machine: str) -> N
     names = run("docker ps --filter name=edgeserve-one --format {{.Names}}").split()
     users = {run(f"docker exec {name} id -u").strip() for name in names}
     clock = MonotonicClock()
-    deadline_s = clock.now_s() + 60
-    while clock.now_s() < deadline_s:
+    deadline_s = clock.now_s() + START_S
+    health: set[str] = set()
+    while health != {"healthy"} and clock.now_s() < deadline_s:
         health = {
             run(f"docker inspect -f {{{{.State.Health.Status}}}} {name}").strip() for name in names
         }
-        if health == {"healthy"}:
-            break
 
     assert len(names) == 4
     assert users == {"10001"}
@@ -260,7 +259,7 @@ def test_three_projects_stand_for_three_nodes(
             run(f"{COMPOSE} up -d", **each)
         wait_until_healthy("http://127.0.0.1:18101")
         answer = generate("http://127.0.0.1:18101")
-        cluster = httpx.get("http://127.0.0.1:18101/v1/cluster", timeout=10).json()
+        cluster = httpx.get("http://127.0.0.1:18101/v1/cluster", timeout=60).json()
         logs = run(f"{COMPOSE} logs --no-color worker", **nodes[1])
     finally:
         for each in nodes:

@@ -161,8 +161,8 @@ def test_two_workers_and_a_dead_address(workers: tuple[Address, ...]) -> None:
         assert (worker["device"], worker["memory_bytes"]) == ("cpu", 10**9)
         assert worker["memory_free_bytes"] > 0
         assert worker["disk_free_bytes"] > 0
-        assert 0 < worker["round_trip_ms"] < 1000
-        assert 0 < worker["idle_round_trip_ms"] < 1000
+        assert 0 < worker["round_trip_ms"] < 10_000
+        assert 0 < worker["idle_round_trip_ms"] < 10_000
         assert worker["bytes_per_s"] > 1e6
     assert dead["edgeserve"] is None
 
