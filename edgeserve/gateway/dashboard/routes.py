@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 
 from edgeserve.gateway.edge.openapi import HTML, STRING, documented
@@ -65,15 +65,16 @@ def dashboard_routes() -> APIRouter:
 def _add(router: APIRouter, path: str, name: str, media_type: str) -> None:
     body = files(__package__).joinpath(name).read_bytes()
 
-    async def dashboard() -> Response:
+    async def dashboard(_request: Request) -> Response:
         """A page for people: the dashboard, or at /docs the routes that there are."""
         return Response(body, media_type=media_type, headers=HEADERS)
 
-    is_page = path in PAGES
+    if path not in PAGES:
+        router.add_route(path, dashboard, include_in_schema=False)
+        return
     router.add_api_route(
         path,
         dashboard,
         response_class=HTMLResponse,
-        responses=documented(path, (), {HTML: STRING}) if is_page else None,
-        include_in_schema=is_page,
+        responses=documented(path, (), {HTML: STRING}),
     )
