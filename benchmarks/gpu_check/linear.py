@@ -18,8 +18,7 @@ from benchmarks.gpu_check.setup import Setup
 from benchmarks.gpu_check.timing import copy_bytes_per_s, open_torch_device, recorded_s
 from edgeserve.families.folder import open_model
 from edgeserve.families.spec import Dtype, ModelSpec
-from edgeserve.model.cuda_linear import quantised_linear
-from edgeserve.model.kernels.linear import HalfMatrix, linear
+from edgeserve.model.cuda_linear import half_linear, quantised_linear
 from edgeserve.model.product import Kernel
 
 Row = dict[str, Any]
@@ -41,17 +40,13 @@ def cublas(weight: Tensor, _processors: int) -> Kernel:
     return lambda x: functional.linear(x, weight)
 
 
-def half(weight: Tensor, processors: int) -> Kernel:
-    return linear(HalfMatrix(weight_RC=weight, bias_R=None), processors)
-
-
 def quantised(dtype: Dtype) -> MakeLinear:
     return lambda weight, processors: quantised_linear(dtype, processors)(weight, None)
 
 
 CANDIDATES: dict[str, tuple[MakeLinear, Dtype]] = {
     "cublas": (cublas, Dtype.FP16),
-    "triton fp16": (half, Dtype.FP16),
+    "triton fp16": (lambda weight, processors: half_linear(processors)(weight, None), Dtype.FP16),
     "triton int8": (quantised(Dtype.INT8), Dtype.INT8),
     "triton int4": (quantised(Dtype.INT4), Dtype.INT4),
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 import sys
 import threading
@@ -17,6 +18,7 @@ from benchmarks.gpu_check.setup import SETUPS
 
 
 def main(setup_name: str, module: str, argument: str, rows_file: str) -> None:
+    logging.basicConfig(level=logging.INFO)  # what a worker says while it loads
     threading.Thread(target=_end_with_the_runner, daemon=True).start()
     measure = importlib.import_module(f"benchmarks.gpu_check.{module}").measure
     with Path(rows_file).open("w", encoding="utf-8") as file:
