@@ -1,8 +1,8 @@
 """Fills a slice: from a folder's safetensors, or with random numbers for a built-in shape.
 
 Only the tensors of the stage are opened. They are read with plain file reads, never mapped, in
-blocks of rows straight into place where dtype and device allow it, through one staging buffer
-otherwise: beside the slice, the host never holds more than the buffer and a converted block.
+blocks of rows straight into place where dtype and device allow it, through the buffers of `staging`
+otherwise: beside the slice, the host never holds more than these and a converted block.
 Refuses to know pages and frames.
 """
 
@@ -28,15 +28,13 @@ from edgeserve.families.stage import Stage
 from edgeserve.families.stage_files import FoundTensor, find_tensors
 from edgeserve.model.product import LeavePlain, Preparation, Product, empty_parameter
 from edgeserve.model.slice import Slice
+from edgeserve.model.staging import STORED, Staging, staging_to
 
 BLOCK_BYTES = 64 * 2**20
 """Large enough for any disk, and a small part of the 600 MB that a worker may take beside its slice
 and its pages."""
 HASHED_END_BYTES = 4096
 RANDOM_STD = 0.02
-
-_STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-"""Of each of `stage_files.ITEM_BYTES`."""
 
 OnProgress = Callable[[int, int], None]
 """Bytes done, bytes in total."""
@@ -83,7 +81,7 @@ def load_found(
     its name says, which is then thrown away.
     """
     filling = Filling(spec, stage, form)
-    fill(filling, found, on_progress, BLOCK_BYTES)
+    fill(filling, found, on_progress, staging_to(form.device, BLOCK_BYTES))
     form.prepare.finish()
     return LoadedSlice(slice=filling.slice, slice_hash=_hash(spec, stage, form, _contents(found)))
 
@@ -188,14 +186,13 @@ def _module_of(source: TensorSource) -> str:
 
 
 def fill(
-    filling: Filling, found: Sequence[FoundTensor], on_progress: OnProgress, block_bytes: int
+    filling: Filling, found: Sequence[FoundTensor], on_progress: OnProgress, staging: Staging
 ) -> None:
-    """Reads every tensor into the rows that it is for, at most `block_bytes` at a time. Goes on
+    """Reads every tensor into the rows that it is for, in blocks as `staging` takes them. Goes on
     behind a damaged blob: so all that are, are thrown out at once, and not one in each try.
     """
     total_bytes = sum(each.stored.bytes for each in found)
     done_bytes, damage = 0, list[DamagedWeights]()
-    staging = _Staging(block_bytes)
     for each in found:
         try:
             for read_bytes in _read(each, filling.rows(each.source), staging):
@@ -207,15 +204,16 @@ def fill(
         done_bytes += each.stored.bytes
     if damage:
         raise damage[0]
+    staging.finish()
 
 
-def _read(found: FoundTensor, target: Tensor, staging: _Staging) -> Iterator[int]:
+def _read(found: FoundTensor, target: Tensor, staging: Staging) -> Iterator[int]:
     """The bytes of it that were read, so far."""
     with _Reader(found) as reader:
         done_bytes = 0
         for rows in _blocks(target, found.stored, staging.block_bytes):
             staging.read(reader, rows)
-            done_bytes += rows.numel() * _STORED[found.stored.dtype].itemsize
+            done_bytes += rows.numel() * STORED[found.stored.dtype].itemsize
             yield done_bytes
         reader.check()
 
@@ -264,38 +262,11 @@ class _Reader:
         return DamagedWeights(f"{what}, and was thrown out of the cache; load the stage again")
 
 
-class _Staging:
-    """Brings rows from a file to a parameter, through a buffer unless they can be read in place."""
-
-    def __init__(self, block_bytes: int) -> None:
-        self.block_bytes = block_bytes
-        self._buffer: Tensor | None = None
-
-    def read(self, reader: _Reader, rows: Tensor) -> None:
-        stored = reader.stored
-        dtype = _STORED[stored.dtype]
-        if rows.device.type == "cpu" and rows.dtype is dtype:
-            reader.read(rows)
-            return
-        landed = self._landing(rows.numel() * dtype.itemsize).view(dtype).view(rows.shape)
-        reader.read(landed)
-        rows.copy_(landed)
-        # fp16 ends at 65504, where bf16 and fp32 go on: beyond it every answer would be NaN.
-        if rows.dtype is torch.float16 and not all(map(math.isfinite, rows.aminmax())):
-            raise BadModel(
-                f"tensor {stored.name} in {stored.path} has numbers that fp16 cannot hold; "
-                "serve the model with --dtype bf16"
-            )
-
-    def _landing(self, size_bytes: int) -> Tensor:
-        if self._buffer is None or self._buffer.nbytes < size_bytes:
-            self._buffer = torch.empty(max(size_bytes, self.block_bytes), dtype=torch.uint8)
-        return self._buffer[:size_bytes]
-
-
 def _blocks(target: Tensor, stored: StoredTensor, block_bytes: int) -> Iterator[Tensor]:
-    """`target` in runs of whole rows, of at most `block_bytes` in the file, but at least a row."""
-    rows = max(1, block_bytes * len(target) // max(1, stored.bytes))
+    """`target` in runs of whole rows, of at most `block_bytes` here and in the file, but at least a
+    row.
+    """
+    rows = max(1, block_bytes * len(target) // max(1, stored.bytes, target.nbytes))
     for start in range(0, len(target), rows):
         yield target[start : start + rows]
 

@@ -22,6 +22,7 @@ from edgeserve.families.spec import ModelSpec
 from edgeserve.families.stage import LayerRange, Stage, cut
 from edgeserve.families.stage_files import find_tensors
 from edgeserve.model import weights
+from edgeserve.model.staging import HostStaging
 from edgeserve.model.weights import Filling, Form, LoadedSlice, load_slice, random_slice
 from tests.model.stages import GetTiny, Tiny
 from tests.model.tiny import FAMILIES, LAYERS
@@ -232,7 +233,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_named(tiny: GetTiny, tmp_path: 
     path.write_bytes(path.read_bytes()[:-100])
     filling = Filling(model.spec, WHOLE, Form(torch.float32))
     with pytest.raises(BadModel, match=f"tensor .* is cut short: 100 bytes .* {path}"):
-        weights.fill(filling, found, quiet, 2**20)
+        weights.fill(filling, found, quiet, HostStaging(2**20))
 
 
 def test_numbers_that_fp16_cannot_hold_are_refused(tiny: GetTiny, tmp_path: Path) -> None:
@@ -287,6 +288,7 @@ from pathlib import Path
 from edgeserve.families.folder import open_model
 from edgeserve.families.stage import cut
 from edgeserve.model import weights
+from edgeserve.model.staging import HostStaging
 from edgeserve.model.weights import Form, load_slice
 
 def peak_bytes():

@@ -27,6 +27,7 @@ from edgeserve.families.spec import Dtype
 from edgeserve.model import weights
 from edgeserve.model.product import Product
 from edgeserve.model.slice import Slice
+from edgeserve.model.staging import HostStaging
 from edgeserve.wire.messages import LoadOrder, LoadProgress
 from edgeserve.worker import loading as loading_module
 from edgeserve.worker import stage as stage_module
@@ -139,7 +140,7 @@ class At:
     def break_there(self, patch: Patch, error: Exception) -> OutOfMemory:
         module, name = {
             "parameter": (weights, "empty_parameter"),
-            "block": (weights._Staging, "read"),
+            "block": (HostStaging, "read"),
             "product": (Product, "hand_over"),
             "pages": (stage_module, "KvPages"),
             "graphs": (stage_module, "_cuda_frames"),
@@ -279,7 +280,7 @@ class Slow:
                 assert released.wait(WITHIN_S)
             self.instead_of(*arguments)
 
-        monkeypatch.setattr(weights._Staging, "read", read)
+        monkeypatch.setattr(HostStaging, "read", read)
 
 
 @pytest.mark.usefixtures("without_collector")
@@ -289,7 +290,7 @@ async def test_a_load_that_nobody_waits_for_ends_early_and_gives_its_memory_back
 ) -> None:
     order = box.manifest(weights_hash="").order
     before, released = held_bytes(), threading.Event()
-    slow = Slow(5, weights._Staging.read)
+    slow = Slow(5, HostStaging.read)
     slow.patch(monkeypatch, released)
     steps = await begun(handler, order, monkeypatch)
     if how == "closed":
