@@ -84,7 +84,7 @@ SETUPS = {each.name: each for each in (FULL, QUICK, REHEARSAL)}
 
 SECTIONS = (
     Section(name="card", module="card", full_s=40, quick_s=25),
-    Section(name="pipeline fp16", module="pipeline", argument="fp16", full_s=90, quick_s=50),
+    Section(name="pipeline fp16", module="pipeline", argument="fp16", full_s=110, quick_s=70),
     Section(
         name="pipeline int8", module="pipeline", argument="int8", full_s=60, quick_s=40,
         is_rehearsed=False,
