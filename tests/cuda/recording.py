@@ -16,6 +16,7 @@ from edgeserve.families.stage import LayerRange, Stage
 from edgeserve.model.batch import PagedSegment
 from edgeserve.model.cuda_linear import cuda_preparation
 from edgeserve.model.pages import KvPages
+from edgeserve.model.product import Preparation
 from edgeserve.model.sampling import SampleRow
 from edgeserve.model.scoring import Results, ScoreRow
 from edgeserve.model.slice import Slice
@@ -100,9 +101,10 @@ class MetaStage:
         return self.frames.compute(x, segments, asked, watch, scored)
 
 
-def load_and_record(load: Load) -> MetaStage:
+def load_and_record(load: Load, prepare: Preparation | None = None) -> MetaStage:
+    """`prepare` takes the place of what a GPU's worker does to linear layers."""
     device = MetaDevice()
-    filling = _empty(load)
+    filling = _empty(load, prepare or cuda_preparation(load.dtype, load.processors.count))
     with _noted(device, load):
         slice_ = _filled(filling)
         device.phase = Phase.PAGES
@@ -134,9 +136,8 @@ def _noted(device: MetaDevice, load: Load) -> Iterator[None]:
         yield
 
 
-def _empty(load: Load) -> Filling:
+def _empty(load: Load, prepare: Preparation) -> Filling:
     """A slice that no memory was taken for."""
-    prepare = cuda_preparation(load.dtype, load.processors.count)
     quantised = str(load.dtype) if load.dtype.is_quantised else ""
     form = Form(TORCH_DTYPES[load.dtype], META, prepare, quantised)
     return Filling(load.spec, load.stage, form)

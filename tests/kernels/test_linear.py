@@ -208,13 +208,14 @@ def spread(rows: int, columns: int, largest: int) -> Tensor:
     ids=["int8", "int4"],
 )
 def test_whole_numbers_come_out_as_on_a_cpu(
-    ours: MakeKernel, reference: MakeKernel, largest: int, tokens: int
+    ours: MakeKernel, reference: MakeKernel, largest: int, tokens: int, device: torch.device
 ) -> None:
     """Bit for bit, scales, offsets and bias included."""
     weight, bias = spread(48, 192, largest).half(), whole(48, largest=9, seed=11).half()
     x = whole(tokens, 192, largest=4, seed=12).half()
 
-    got, want = ours(weight, bias)(x), reference(weight, bias)(x)
+    got = ours(weight.to(device), bias.to(device))(x.to(device)).cpu()
+    want = reference(weight, bias)(x)
 
     assert torch.equal(want.double(), x.double() @ weight.double().T + bias)
     assert torch.equal(got, want)
@@ -222,19 +223,24 @@ def test_whole_numbers_come_out_as_on_a_cpu(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tokens", [1, 5])
-def test_four_bits_come_out_as_this_processor_multiplies_them(tokens: int) -> None:
+def test_four_bits_come_out_as_this_processor_multiplies_them(
+    tokens: int, device: torch.device
+) -> None:
     """It rounds its results to bf16."""
     weight, x = spread(48, 192, 7).half(), whole(tokens, 192, largest=4, seed=14).half()
 
-    assert torch.equal(INT4(weight, None)(x).bfloat16(), int4(weight, None)(x).bfloat16())
+    got = INT4(weight.to(device), None)(x.to(device)).cpu()
+
+    assert torch.equal(got.bfloat16(), int4(weight, None)(x).bfloat16())
 
 
 @pytest.mark.slow
-def test_eight_bits_come_near_to_those_of_this_processor() -> None:
+def test_eight_bits_come_near_to_those_of_this_processor(device: torch.device) -> None:
     """Which rounds its tokens, too."""
     weight, x = torch.randn(32, 128).half(), torch.randn(3, 128).half()
 
-    got, want = INT8(weight, None)(x).float(), int8(weight, None)(x).float()
+    got = INT8(weight.to(device), None)(x.to(device)).float().cpu()
+    want = int8(weight, None)(x).float()
 
     assert (got - want).norm() / want.norm() < 0.02
 

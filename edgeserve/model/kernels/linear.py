@@ -210,7 +210,7 @@ def _launch_tiles(
     x_TC: Tensor, matrix: Matrix, out_TR: Tensor, partial_PTR: Tensor | None, columns_each: int
 ) -> None:
     """To `partial_PTR` if there is one, else to `out_TR`."""
-    tile = tile_for(len(x_TC))
+    tile, bias = tile_for(len(x_TC)), matrix.bias_R if partial_PTR is None else None
     grid = (
         triton.cdiv(len(x_TC), tile.tokens),  # first, so that those of one matrix tile are near
         triton.cdiv(matrix.rows, tile.rows),
@@ -220,13 +220,13 @@ def _launch_tiles(
     options = {"num_warps": tile.warps, "num_stages": STAGES}
     if isinstance(matrix, Int4Matrix):
         multiply_tile_int4[grid](
-            x_TC, matrix.weight_RB, matrix.pair_RG, matrix.bias_R, out_TR, partial_PTR,
+            x_TC, matrix.weight_RB, matrix.pair_RG, bias, out_TR, partial_PTR,
             len(x_TC), matrix.rows, matrix.columns, matrix.pair_RG.shape[1], columns_each // 2,
             BLOCK_BYTES=step_columns(tile, matrix) // 2, GROUP=_group(matrix), **sizes, **options,
         )  # fmt: skip
         return
     multiply_tile[grid](
-        x_TC, matrix.weight_RC, _scale(matrix), matrix.bias_R, out_TR, partial_PTR,
+        x_TC, matrix.weight_RC, _scale(matrix), bias, out_TR, partial_PTR,
         len(x_TC), matrix.rows, matrix.columns, columns_each,
         BLOCK_COLUMNS=tile.columns, **sizes, **options,
     )  # fmt: skip
