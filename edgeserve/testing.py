@@ -19,7 +19,15 @@ from typing import Any
 
 from edgeserve.clock import Clock, ManualClock
 from edgeserve.errors import EdgeserveError, Overloaded, StageUnavailable
-from edgeserve.pipeline.generation import Ended, Generation, Order, Scored, Seen, Status, Token
+from edgeserve.pipeline.generation import (
+    Ended,
+    Generation,
+    Order,
+    ScoredPrompt,
+    Seen,
+    Status,
+    Token,
+)
 from edgeserve.schedule.limits import Statistics
 from edgeserve.timing.hop import Hop, Lap, StageTime
 from edgeserve.timing.ledger import Ledger, StageLabel
@@ -225,7 +233,7 @@ class FakeEngine:
         generation = Generation(ledger, lambda: self._cancel(running))
         running = _Running(order=order, reply=reply, ledger=ledger, generation=generation)
         self._running.append(running)
-        generation.deliver(Scored(self.scored(order)))
+        generation.deliver(ScoredPrompt(self.scored(order)))
         self._announce()
         return running
 

@@ -18,7 +18,7 @@ from edgeserve.clock import MonotonicClock
 from edgeserve.config import GatewaySettings, WorkerSettings, cache_folder, gpu_environment
 from edgeserve.doctor.examined import Answered, Examined, Here, Silent
 from edgeserve.doctor.findings import judge
-from edgeserve.doctor.report import Report, print_report, to_json
+from edgeserve.doctor.report import DoctorReport, print_report, to_json
 from edgeserve.doctor.visit import visit
 from edgeserve.errors import BadModel, EdgeserveError
 from edgeserve.families.folder import ModelSource, weight_files
@@ -42,7 +42,7 @@ class DoctorOptions:
 def run_doctor(options: DoctorOptions) -> int:
     """0 if all is well, 1 if something would fail. Raises EdgeserveError (3) if it cannot look."""
     examined = _examine(options)
-    report = Report(examined=examined, findings=judge(examined))
+    report = DoctorReport(examined=examined, findings=judge(examined))
     print_report(report, Console(stderr=options.as_json, highlight=False))
     if options.as_json:
         sys.stdout.write(json.dumps(to_json(report)) + "\n")

@@ -25,7 +25,7 @@ Facts = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class DoctorReport:
     examined: Examined
     findings: tuple[Finding, ...]
 
@@ -34,7 +34,7 @@ class Report:
         return not any(each.is_fault for each in self.findings)
 
 
-def to_json(report: Report) -> dict[str, Any]:
+def to_json(report: DoctorReport) -> dict[str, Any]:
     """What `doctor --json` prints."""
     return {
         "boxes": [{key: facts.get(key) for key in TITLES} for facts in _columns(report.examined)],
@@ -46,7 +46,7 @@ def to_json(report: Report) -> dict[str, Any]:
     }
 
 
-def print_report(report: Report, console: Console) -> None:
+def print_report(report: DoctorReport, console: Console) -> None:
     """For people."""
     console.print(_table(report.examined))
     for finding in report.findings:

@@ -36,7 +36,7 @@ _FAMILIES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Description:
+class ModelDescription:
     """What a config.json says."""
 
     spec: ModelSpec
@@ -49,12 +49,12 @@ def describe(hf: Mapping[str, Any]) -> ModelSpec:
     return describe_fully(hf).spec
 
 
-def describe_fully(hf: Mapping[str, Any]) -> Description:
+def describe_fully(hf: Mapping[str, Any]) -> ModelDescription:
     """`describe`, and what the operator should be told."""
     name = _family_name(hf)
     family = _FAMILIES[name]
     config = Config(hf, family.keys, name)
-    return Description(spec=family.describe(config), warnings=tuple(config.warnings))
+    return ModelDescription(spec=family.describe(config), warnings=tuple(config.warnings))
 
 
 def _family_name(hf: Mapping[str, Any]) -> str:

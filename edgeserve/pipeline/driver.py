@@ -23,7 +23,7 @@ from edgeserve.pipeline.generation import (
     Generation,
     Order,
     Published,
-    Scored,
+    ScoredPrompt,
     Token,
 )
 from edgeserve.pipeline.job import Job, pack_token_ids
@@ -264,7 +264,7 @@ class Driver:
                 tokens = tuple(
                     Token(each.token, each.logprob, each.top, each.rank) for each in scored
                 )
-                self._outgoing.append((job.generation, Scored(tokens)))
+                self._outgoing.append((job.generation, ScoredPrompt(tokens)))
 
     def _tokens(self, under_way: _UnderWay, trip: Trip, now_s: float) -> Mapping[int, News]:
         """Hands on the new tokens."""

@@ -81,7 +81,7 @@ class Token(NamedTuple):
     """1 + how many tokens are likelier, of a token in a prompt; 0: not counted."""
 
 
-class Scored(NamedTuple):
+class ScoredPrompt(NamedTuple):
     """The next tokens of the prompt that were scored; all of them come before the first token."""
 
     tokens: tuple[Token, ...]
@@ -94,7 +94,7 @@ class Ended:
     reason: str
 
 
-Arrival = Scored | Token | Ended | EdgeserveError
+Arrival = ScoredPrompt | Token | Ended | EdgeserveError
 
 
 class Generation:
@@ -129,7 +129,7 @@ class Generation:
 
     def deliver(self, arrival: Arrival) -> None:
         """Called by the pipeline, on this side's loop."""
-        if isinstance(arrival, Scored):
+        if isinstance(arrival, ScoredPrompt):
             self.prompt += arrival.tokens
         else:
             self._arrivals.put_nowait(arrival)

@@ -18,10 +18,10 @@ from rich.console import Console
 from edgeserve.clock import MonotonicClock
 from edgeserve.errors import BadRequest
 from edgeserve.probe.cluster import Cluster
-from edgeserve.probe.load import CONNECT_TIMEOUT_S, Load, Refusal, Run, Shape
+from edgeserve.probe.load import CONNECT_TIMEOUT_S, Load, LoadRun, Refusal, Shape
 from edgeserve.probe.plot import check_plot, write_plot
 from edgeserve.probe.ranges import parse_range
-from edgeserve.probe.report import Report, print_report, to_json, wide_enough
+from edgeserve.probe.report import ProbeReport, print_report, to_json, wide_enough
 from edgeserve.probe.rows import Measured, Refused, Row, row_of
 from edgeserve.probe.verdict import judge
 
@@ -86,7 +86,7 @@ def _is_url(text: str) -> bool:
     return url.scheme in ("http", "https") and bool(url.host)
 
 
-async def _probe(options: ProbeOptions, batches: tuple[int, ...]) -> Report:
+async def _probe(options: ProbeOptions, batches: tuple[int, ...]) -> ProbeReport:
     shape = Shape(input_tokens=options.input_tokens, output_tokens=options.output_tokens)
     async with _client(options) as http:
         load = Load(http, MonotonicClock(), options.silence_s)
@@ -101,7 +101,7 @@ async def _probe(options: ProbeOptions, batches: tuple[int, ...]) -> Report:
             if isinstance(row, Refused):
                 break  # a larger batch needs more of what is missing
         cluster = await load.cluster()  # again: its stage times are now those of the probe
-    return Report(
+    return ProbeReport(
         cluster=cluster,
         shape=shape,
         runs=options.runs,
@@ -134,12 +134,12 @@ def _client(options: ProbeOptions) -> httpx.AsyncClient:
     )
 
 
-async def _measure(load: Load, batch: int, shape: Shape, runs: int) -> list[Run] | Refusal:
+async def _measure(load: Load, batch: int, shape: Shape, runs: int) -> list[LoadRun] | Refusal:
     _progress(f"batch {batch}: warming up")
     refusal = await load.warm_up(batch, shape)
     if refusal is not None:
         return refusal
-    done: list[Run] = []
+    done: list[LoadRun] = []
     for number in range(1, runs + 1):
         _progress(f"batch {batch}: run {number} of {runs}")
         run = await load.run(batch, shape)

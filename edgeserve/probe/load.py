@@ -64,7 +64,7 @@ class Answer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class LoadRun:
     """A batch that was answered."""
 
     answers: tuple[Answer, ...]
@@ -130,7 +130,7 @@ class Load:
         first = await self.run(batch, replace(shape, output_tokens=tokens))
         return first if isinstance(first, Refusal) else None
 
-    async def run(self, batch: int, shape: Shape) -> Run | Refusal:
+    async def run(self, batch: int, shape: Shape) -> LoadRun | Refusal:
         """`batch` requests at once. Raises what keeps a cluster from answering any request."""
         self._batches += 1
         seeds = [f"{self._salt}/{self._batches}/{i}" for i in range(batch)]
@@ -139,7 +139,7 @@ class Load:
         answers = tuple(each for each in outcomes if isinstance(each, Answer))
         refusals = [each for each in outcomes if isinstance(each, Refusal)]
         if not refusals:
-            return Run(answers=answers)
+            return LoadRun(answers=answers)
         first = min(refusals, key=lambda each: each.status)  # "oom" goes before "rejected"
         return Refusal(
             status=first.status,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeserve.errors import BadRequest
-from edgeserve.probe.report import Report
+from edgeserve.probe.report import ProbeReport
 from edgeserve.probe.rows import Measured, measured
 
 if TYPE_CHECKING:
@@ -31,14 +31,14 @@ def check_plot(path: Path) -> None:
         )
 
 
-def write_plot(report: Report, path: Path) -> None:
+def write_plot(report: ProbeReport, path: Path) -> None:
     try:
         draw(report).savefig(path, dpi=120)
     except OSError as error:
         raise BadRequest(f"--plot {path}: cannot be written: {error.strerror}") from None
 
 
-def draw(report: Report) -> Figure:
+def draw(report: ProbeReport) -> Figure:
     from matplotlib.figure import Figure  # no pyplot: that would look for a display
 
     figure = Figure(figsize=(11, 4.5), layout="constrained")

@@ -26,7 +26,7 @@ TABLE_COLUMNS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class ProbeReport:
     cluster: Cluster
     shape: Shape
     runs: int
@@ -34,7 +34,7 @@ class Report:
     verdict: Verdict
 
 
-def to_json(report: Report) -> dict[str, Any]:
+def to_json(report: ProbeReport) -> dict[str, Any]:
     """What `probe --json` prints."""
     return {
         "model": report.cluster.model,
@@ -54,7 +54,7 @@ def to_json(report: Report) -> dict[str, Any]:
     }
 
 
-def print_report(report: Report, console: Console) -> None:
+def print_report(report: ProbeReport, console: Console) -> None:
     """For people."""
     console.print(Text(_title(report)), soft_wrap=True)
     console.print(
@@ -88,7 +88,7 @@ def wide_enough(console: Console) -> Console:
     return console
 
 
-def _title(report: Report) -> str:
+def _title(report: ProbeReport) -> str:
     cluster = report.cluster
     names = [str(each.get("device_name") or each["device"]) for each in cluster.stages]
     devices = [f"{names.count(name)} x {name}" for name in dict.fromkeys(names)]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edgeserve.probe.cluster import Cluster
-from edgeserve.probe.load import Answer, Refusal, Run, Shape
+from edgeserve.probe.load import Answer, LoadRun, Refusal, Shape
 from edgeserve.probe.receipt import ADDS_UP_WITHIN, StageTimes, Times, mean_times
 
 SHORTEST_S = 1e-6
@@ -68,7 +68,7 @@ class Refused:
 Row = Measured | Refused
 
 
-def row_of(batch: int, outcome: Sequence[Run] | Refusal, shape: Shape, cluster: Cluster) -> Row:
+def row_of(batch: int, outcome: Sequence[LoadRun] | Refusal, shape: Shape, cluster: Cluster) -> Row:
     if isinstance(outcome, Refusal):
         return Refused(batch=batch, refusal=outcome)
     answers = [answer for run in outcome for answer in run.answers]

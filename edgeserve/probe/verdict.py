@@ -42,7 +42,7 @@ GROWTH_EXPONENT_MIN = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class VerdictFinding:
     """`is_fault` fails the verdict."""
 
     is_fault: bool
@@ -51,7 +51,7 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    findings: tuple[Finding, ...]
+    findings: tuple[VerdictFinding, ...]
     """Faults first."""
 
     @property
@@ -64,10 +64,12 @@ def judge(rows: Sequence[Row], shape: Shape, cluster: Cluster) -> Verdict:
     return Verdict(findings=tuple(sorted(found, key=lambda each: not each.is_fault)))
 
 
-def _findings(rows: Sequence[Row], shape: Shape, cluster: Cluster) -> Iterator[Finding]:
+def _findings(rows: Sequence[Row], shape: Shape, cluster: Cluster) -> Iterator[VerdictFinding]:
     ran = measured(rows)
     if cluster.simulation:
-        yield Finding(is_fault=False, text=f"{cluster.simulation}; nothing was computed there")
+        yield VerdictFinding(
+            is_fault=False, text=f"{cluster.simulation}; nothing was computed there"
+        )
     yield from _refused(rows)
     if ran:
         yield from _lengths(ran, shape)
@@ -80,14 +82,14 @@ def _findings(rows: Sequence[Row], shape: Shape, cluster: Cluster) -> Iterator[F
         yield from _queues(ran, shape, cluster)
 
 
-def _refused(rows: Sequence[Row]) -> Iterator[Finding]:
+def _refused(rows: Sequence[Row]) -> Iterator[VerdictFinding]:
     what = {"oom": "ran out of memory", "rejected": "was rejected"}
     for row in rows:
         if isinstance(row, Refused):
             yield _fault(f"batch {row.batch} {what[row.refusal.status]}: {row.refusal.reason}")
 
 
-def _lengths(ran: Sequence[Measured], shape: Shape) -> Iterator[Finding]:
+def _lengths(ran: Sequence[Measured], shape: Shape) -> Iterator[VerdictFinding]:
     for row in ran:
         for what, ends, wanted in (
             ("prompts", row.prompt_tokens, shape.input_tokens),
@@ -100,7 +102,7 @@ def _lengths(ran: Sequence[Measured], shape: Shape) -> Iterator[Finding]:
                 )
 
 
-def _receipts(ran: Sequence[Measured]) -> Finding:
+def _receipts(ran: Sequence[Measured]) -> VerdictFinding:
     worst = max(ran, key=lambda row: row.discrepancy)
     if worst.receipts_add_up:
         return _fact(f"receipts add up: every token within {_percent(worst.discrepancy, 1)}")
@@ -110,7 +112,7 @@ def _receipts(ran: Sequence[Measured]) -> Finding:
     )
 
 
-def _lost_time(row: Measured, stages: int) -> Finding:
+def _lost_time(row: Measured, stages: int) -> VerdictFinding:
     token = row.token
     lost_ms = _lost_ms(token)
     text = f"at batch {row.batch} a token takes {token.total_ms:.1f} ms: {_shares(token)}"
@@ -142,7 +144,7 @@ def _largest_loss(token: Times) -> str:
     )[1]
 
 
-def _scaling(ran: Sequence[Measured], stages: int) -> Iterator[Finding]:
+def _scaling(ran: Sequence[Measured], stages: int) -> Iterator[VerdictFinding]:
     """Judges the largest batch that costs the devices no more than the smallest one."""
     smallest = ran[0]
     flat = [r for r in ran if r.token.compute_ms < FLAT_COMPUTE_GROWTH * smallest.token.compute_ms]
@@ -176,7 +178,7 @@ def _lost_ms(token: Times) -> float:
     return token.total_ms - token.compute_ms
 
 
-def _growth(ran: Sequence[Measured]) -> Iterator[Finding]:
+def _growth(ran: Sequence[Measured]) -> Iterator[VerdictFinding]:
     """Where the throughput stops growing."""
     if len(ran) < 2:
         return
@@ -195,7 +197,7 @@ def _growth(ran: Sequence[Measured]) -> Iterator[Finding]:
     )
 
 
-def _slowest_stage(row: Measured) -> Iterator[Finding]:
+def _slowest_stage(row: Measured) -> Iterator[VerdictFinding]:
     ranked = sorted(row.stages, key=lambda each: -each.compute_ms)
     if len(ranked) < 2 or ranked[1].compute_ms <= 0:
         return
@@ -210,7 +212,7 @@ def _slowest_stage(row: Measured) -> Iterator[Finding]:
         )
 
 
-def _client(ran: Sequence[Measured]) -> Iterator[Finding]:
+def _client(ran: Sequence[Measured]) -> Iterator[VerdictFinding]:
     """The batch at which most time passes that no receipt knows of."""
     worst = max(ran, key=lambda row: row.tpot_ms.p50 - row.token.total_ms)
     gap_ms = worst.tpot_ms.p50 - worst.token.total_ms
@@ -221,7 +223,7 @@ def _client(ran: Sequence[Measured]) -> Iterator[Finding]:
         )
 
 
-def _queues(ran: Sequence[Measured], shape: Shape, cluster: Cluster) -> Iterator[Finding]:
+def _queues(ran: Sequence[Measured], shape: Shape, cluster: Cluster) -> Iterator[VerdictFinding]:
     """The first batch whose requests did not all run at once."""
     row = next((row for row in ran if row.at_once < row.batch), None)
     if row is None:
@@ -235,12 +237,12 @@ def _queues(ran: Sequence[Measured], shape: Shape, cluster: Cluster) -> Iterator
     yield _fact(f"of batch {row.batch}, {row.at_once} ran at once and the others after them: {why}")
 
 
-def _fact(text: str) -> Finding:
-    return Finding(is_fault=False, text=text)
+def _fact(text: str) -> VerdictFinding:
+    return VerdictFinding(is_fault=False, text=text)
 
 
-def _fault(text: str) -> Finding:
-    return Finding(is_fault=True, text=text)
+def _fault(text: str) -> VerdictFinding:
+    return VerdictFinding(is_fault=True, text=text)
 
 
 def _percent(share: float, decimals: int = 0) -> str:

@@ -11,7 +11,7 @@ from bisect import insort
 from typing import NamedTuple
 
 
-class Run(NamedTuple):
+class PageRun(NamedTuple):
     """Pages [start, end)."""
 
     start: int
@@ -24,7 +24,7 @@ class PagePool:
     def __init__(self, total: int) -> None:
         self.total = total
         self.free = total
-        self._runs = [Run(0, total)] if total else []
+        self._runs = [PageRun(0, total)] if total else []
 
     @property
     def in_use(self) -> int:
@@ -63,20 +63,20 @@ class PagePool:
     def _take(self, i: int, count: int) -> None:
         """Removes the first `count` pages of run i."""
         start, end = self._runs[i]
-        self._runs[i : i + 1] = [Run(start + count, end)] if start + count < end else []
+        self._runs[i : i + 1] = [PageRun(start + count, end)] if start + count < end else []
 
 
-def _runs_of(pages: tuple[int, ...]) -> list[Run]:
-    return _joined([Run(page, page + 1) for page in sorted(pages)])
+def _runs_of(pages: tuple[int, ...]) -> list[PageRun]:
+    return _joined([PageRun(page, page + 1) for page in sorted(pages)])
 
 
-def _joined(runs: list[Run]) -> list[Run]:
+def _joined(runs: list[PageRun]) -> list[PageRun]:
     """Sorted runs with neighbours merged."""
-    joined: list[Run] = []
+    joined: list[PageRun] = []
     for run in runs:
         assert not joined or joined[-1].end <= run.start, f"page {run.start} was released twice"
         if joined and joined[-1].end == run.start:
-            joined[-1] = Run(joined[-1].start, run.end)
+            joined[-1] = PageRun(joined[-1].start, run.end)
         else:
             joined.append(run)
     return joined

@@ -12,7 +12,7 @@ from rich.console import Console
 from edgeserve import __version__
 from edgeserve.doctor.examined import Examined, Silent
 from edgeserve.doctor.findings import judge
-from edgeserve.doctor.report import TITLES, Report, print_report, to_json
+from edgeserve.doctor.report import TITLES, DoctorReport, print_report, to_json
 from edgeserve.errors import StageUnavailable
 from edgeserve.wire import PROTOCOL
 from tests.doctor.made_up import (
@@ -30,12 +30,12 @@ GONE = Silent(worker=WORKERS[1], why=StageUnavailable("worker 10.0.0.3:50051 is 
 
 
 def document(seen: Examined) -> Any:
-    return json.loads(json.dumps(to_json(Report(examined=seen, findings=judge(seen)))))
+    return json.loads(json.dumps(to_json(DoctorReport(examined=seen, findings=judge(seen)))))
 
 
 def table(seen: Examined) -> list[str]:
     out = io.StringIO()
-    report = Report(examined=seen, findings=judge(seen))
+    report = DoctorReport(examined=seen, findings=judge(seen))
     print_report(report, Console(file=out, width=120, highlight=False))
     return out.getvalue().splitlines()
 

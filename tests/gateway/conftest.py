@@ -22,7 +22,7 @@ from edgeserve.gateway.app import create_app
 from edgeserve.gateway.app_state import AppState, ModelFacts
 from edgeserve.gateway.edge.connection import Bounds, server_config
 from edgeserve.gateway.edge.keys import Key, KeyRing, digest
-from edgeserve.gateway.edge.quota import Limits
+from edgeserve.gateway.edge.quota import QuotaLimits
 from edgeserve.gateway.text.tokenizer import open_tokenizer
 from edgeserve.testing import FakeEngine
 
@@ -194,9 +194,11 @@ def serving() -> Callable[..., AbstractAsyncContextManager[str]]:
     return serving
 
 
-def key_ring(clock: Timekeeper, keys: Mapping[str, str], limits: Limits | None = None) -> KeyRing:
+def key_ring(
+    clock: Timekeeper, keys: Mapping[str, str], limits: QuotaLimits | None = None
+) -> KeyRing:
     """Secrets by name, all with the same limits."""
-    limits = limits or Limits()
+    limits = limits or QuotaLimits()
     return KeyRing(
         [Key(name=name, digest=digest(secret), limits=limits) for name, secret in keys.items()],
         clock,

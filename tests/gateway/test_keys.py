@@ -13,7 +13,7 @@ from edgeserve.config import GatewaySettings
 from edgeserve.errors import BadSettings, RateLimited
 from edgeserve.gateway.edge import keys
 from edgeserve.gateway.edge.keys import KeyRing, first_secret, read_keys
-from edgeserve.gateway.edge.quota import Limits
+from edgeserve.gateway.edge.quota import QuotaLimits
 from tests.gateway.conftest import key_ring
 
 FILE = """
@@ -149,6 +149,6 @@ def test_every_key_is_compared_whichever_is_sent(
 
 
 def test_a_key_is_not_kept(tmp_path: Path) -> None:
-    key = keys._key("alice:sk-alice", 1, Limits())
+    key = keys._key("alice:sk-alice", 1, QuotaLimits())
     assert "sk-alice" not in repr(key)
     assert b"sk-alice" not in key.digest

@@ -14,7 +14,7 @@ import pytest
 from edgeserve.clock import ManualClock
 from edgeserve.errors import StageUnavailable
 from edgeserve.gateway.app_state import AppState
-from edgeserve.gateway.edge.quota import Limits
+from edgeserve.gateway.edge.quota import QuotaLimits
 from edgeserve.testing import FakeEngine
 from tests.gateway.conftest import key_ring
 from tests.gateway.test_disconnect import call
@@ -33,7 +33,7 @@ ROUTES: dict[str, dict[str, Any]] = {
 @pytest.fixture
 def limited(state: AppState) -> Callable[..., AppState]:
     def limited(**limits: int) -> AppState:
-        keys = key_ring(state.clock, {"alice": "a", "bob": "b"}, Limits(**limits))
+        keys = key_ring(state.clock, {"alice": "a", "bob": "b"}, QuotaLimits(**limits))
         return replace(state, keys=keys)
 
     return limited

@@ -8,7 +8,7 @@ from hypothesis import strategies as some
 
 from edgeserve.clock import ManualClock
 from edgeserve.errors import RateLimited, Unprocessable
-from edgeserve.gateway.edge.quota import Limits, Quota, Reservation
+from edgeserve.gateway.edge.quota import Quota, QuotaLimits, Reservation
 
 MINUTE_S = 60.0
 
@@ -22,7 +22,7 @@ def clock() -> ManualClock:
 
 
 def test_as_many_sequences_as_the_limit_says_are_let_in(clock: ManualClock) -> None:
-    quota = Quota(Limits(concurrency=3), clock)
+    quota = Quota(QuotaLimits(concurrency=3), clock)
     first = quota.reserve(2, 10)
     quota.reserve(1, 10)
     with pytest.raises(RateLimited) as refused:
@@ -42,13 +42,13 @@ def test_as_many_sequences_as_the_limit_says_are_let_in(clock: ManualClock) -> N
 
 def test_what_could_never_be_let_in_is_not_asked_to_come_again(clock: ManualClock) -> None:
     with pytest.raises(Unprocessable, match="4 answers are asked for, but this key may have 3"):
-        Quota(Limits(concurrency=3), clock).reserve(4, 1)
+        Quota(QuotaLimits(concurrency=3), clock).reserve(4, 1)
     with pytest.raises(Unprocessable, match="ask for at least 1 fewer"):
-        Quota(Limits(tokens_per_minute=600), clock).reserve(1, 601)
+        Quota(QuotaLimits(tokens_per_minute=600), clock).reserve(1, 601)
 
 
 def test_without_limits_everything_is_let_in_and_counted(clock: ManualClock) -> None:
-    quota = Quota(Limits(), clock)
+    quota = Quota(QuotaLimits(), clock)
     held = [quota.reserve(1000, 10**9) for _ in range(3)]
     assert (quota.in_use, quota.headers()) == (3000, {})
     quota.close(held[0], 5)
@@ -59,7 +59,7 @@ def test_without_limits_everything_is_let_in_and_counted(clock: ManualClock) -> 
 
 
 def test_a_minutes_worth_may_be_asked_for_at_once_and_fills_evenly(clock: ManualClock) -> None:
-    quota = Quota(Limits(tokens_per_minute=600), clock)
+    quota = Quota(QuotaLimits(tokens_per_minute=600), clock)
     quota.reserve(1, 600)
     clock.advance(10)
     #    10 a second: 100 are there again
@@ -83,7 +83,7 @@ def test_a_minutes_worth_may_be_asked_for_at_once_and_fills_evenly(clock: Manual
 
 
 def test_what_was_not_used_is_given_back_at_once(clock: ManualClock) -> None:
-    quota = Quota(Limits(tokens_per_minute=600), clock)
+    quota = Quota(QuotaLimits(tokens_per_minute=600), clock)
     held = quota.reserve(1, 600)
     quota.close(held, 50)
     quota.reserve(1, 550)
@@ -93,7 +93,7 @@ def test_what_was_not_used_is_given_back_at_once(clock: ManualClock) -> None:
 
 
 def test_what_overflows_is_lost(clock: ManualClock) -> None:
-    quota = Quota(Limits(tokens_per_minute=600), clock)
+    quota = Quota(QuotaLimits(tokens_per_minute=600), clock)
     held = quota.reserve(1, 600)
     clock.advance(MINUTE_S)
     quota.close(held, 0)
@@ -103,7 +103,7 @@ def test_what_overflows_is_lost(clock: ManualClock) -> None:
 
 
 def test_a_refused_request_takes_nothing(clock: ManualClock) -> None:
-    quota = Quota(Limits(concurrency=1, tokens_per_minute=600), clock)
+    quota = Quota(QuotaLimits(concurrency=1, tokens_per_minute=600), clock)
     quota.reserve(1, 500)
     for sequences, tokens in ((1, 1), (1, 200)):
         with pytest.raises(RateLimited):
@@ -113,7 +113,7 @@ def test_a_refused_request_takes_nothing(clock: ManualClock) -> None:
 
 
 def test_closing_twice_gives_back_once(clock: ManualClock) -> None:
-    quota = Quota(Limits(concurrency=2, tokens_per_minute=600), clock)
+    quota = Quota(QuotaLimits(concurrency=2, tokens_per_minute=600), clock)
     quota.reserve(1, 100)
     held = quota.reserve(1, 100)
     for _ in range(2):
@@ -135,7 +135,7 @@ def test_in_every_history_the_places_are_those_of_live_requests_and_no_token_is_
     history: list[tuple[str, float, float]],
 ) -> None:
     clock = ManualClock()
-    limits = Limits(concurrency=6, tokens_per_minute=600)
+    limits = QuotaLimits(concurrency=6, tokens_per_minute=600)
     quota, live = Quota(limits, clock), list[Reservation]()
     for what, number, more in history:
         match what:

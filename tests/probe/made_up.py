@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from edgeserve.probe.cluster import Cluster
 from edgeserve.probe.load import Refusal, Shape
 from edgeserve.probe.receipt import StageTimes, Times
-from edgeserve.probe.report import Report
+from edgeserve.probe.report import ProbeReport
 from edgeserve.probe.rows import Measured, Percentiles, Refused, Row
 from edgeserve.probe.verdict import judge
 
@@ -83,8 +83,8 @@ def oom(batch: int) -> Refused:
     return Refused(batch=batch, refusal=Refusal(status="oom", reason=reason))
 
 
-def report(rows: Sequence[Row]) -> Report:
-    return Report(
+def report(rows: Sequence[Row]) -> ProbeReport:
+    return ProbeReport(
         cluster=CLUSTER,
         shape=SHAPE,
         runs=3,

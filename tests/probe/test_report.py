@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from edgeserve.probe.report import Report, print_report, to_json, wide_enough
+from edgeserve.probe.report import ProbeReport, print_report, to_json, wide_enough
 from edgeserve.probe.rows import efficiency
 from edgeserve.probe.verdict import judge
 from tests.probe.made_up import SHAPE, oom, report, row, token
@@ -29,14 +29,14 @@ ROWS = (
 HEALTHY = ROWS[:-1]
 
 
-def text_of(given: Report, columns: int = 200) -> str:
+def text_of(given: ProbeReport, columns: int = 200) -> str:
     console = Console(file=io.StringIO(), width=columns, highlight=False)
     print_report(given, wide_enough(console))
     assert isinstance(console.file, io.StringIO)
     return "".join(f"{line.rstrip()}\n" for line in console.file.getvalue().splitlines())
 
 
-def json_text_of(given: Report) -> str:
+def json_text_of(given: ProbeReport) -> str:
     """Spread over lines, for the eyes of whoever reads the difference."""
     return json.dumps(to_json(given), indent=2) + "\n"
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from edgeserve.probe.load import Answer, Refusal, Run, Shape
+from edgeserve.probe.load import Answer, LoadRun, Refusal, Shape
 from edgeserve.probe.receipt import parse_receipt
 from edgeserve.probe.rows import (
     Measured,
@@ -27,26 +27,26 @@ def answer(started_s: float, *token_s: float, prompt_tokens: int = 32) -> Answer
     return Answer(started_s=started_s, token_s=token_s, receipt=parse_receipt(document))
 
 
-def measure(*runs: Run, batch: int = 2) -> Measured:
+def measure(*runs: LoadRun, batch: int = 2) -> Measured:
     measured = row_of(batch, runs, SHAPE, CLUSTER)
     assert isinstance(measured, Measured)
     return measured
 
 
 def test_throughput_is_all_tokens_over_all_time() -> None:
-    run = Run(answers=(answer(10.0, 10.5, 11.0, 11.5), answer(10.1, 10.6, 11.2, 12.0)))
+    run = LoadRun(answers=(answer(10.0, 10.5, 11.0, 11.5), answer(10.1, 10.6, 11.2, 12.0)))
 
     assert run.output_tok_s == pytest.approx(6 / 2.0)
 
 
 def test_the_throughput_of_a_batch_is_the_median_of_its_runs() -> None:
-    runs = [Run(answers=(answer(0.0, 1.0, 2.0, end_s),)) for end_s in (3.0, 4.0, 30.0)]
+    runs = [LoadRun(answers=(answer(0.0, 1.0, 2.0, end_s),)) for end_s in (3.0, 4.0, 30.0)]
 
     assert measure(*runs).output_tok_s == pytest.approx(3 / 4.0)
 
 
 def test_times_to_and_between_tokens_are_the_clients() -> None:
-    run = Run(answers=(answer(0.0, 0.5, 0.6, 0.7), answer(0.0, 0.3, 0.5, 0.7)))
+    run = LoadRun(answers=(answer(0.0, 0.5, 0.6, 0.7), answer(0.0, 0.3, 0.5, 0.7)))
     found = measure(run)
 
     assert found.ttft_ms.p50 == pytest.approx(300.0)
@@ -58,7 +58,7 @@ def test_times_to_and_between_tokens_are_the_clients() -> None:
 
 
 def test_a_tokens_parts_are_those_of_the_receipts() -> None:
-    found = measure(Run(answers=(answer(0.0, 0.5, 0.6, 0.7), answer(0.0, 0.3, 0.5, 0.7))))
+    found = measure(LoadRun(answers=(answer(0.0, 0.5, 0.6, 0.7), answer(0.0, 0.3, 0.5, 0.7))))
 
     assert found.token.compute_ms == pytest.approx(9.0)
     assert found.token.transfer_ms == pytest.approx(1.0)
@@ -68,7 +68,7 @@ def test_a_tokens_parts_are_those_of_the_receipts() -> None:
 
 def test_lengths_that_differ_from_request_to_request_are_kept() -> None:
     found = measure(
-        Run(answers=(answer(0.0, 0.5, 0.6), answer(0.0, 0.3, 0.5, 0.7, prompt_tokens=31)))
+        LoadRun(answers=(answer(0.0, 0.5, 0.6), answer(0.0, 0.3, 0.5, 0.7, prompt_tokens=31)))
     )
 
     assert found.prompt_tokens == (31, 32)
@@ -76,7 +76,7 @@ def test_lengths_that_differ_from_request_to_request_are_kept() -> None:
 
 
 def test_an_answer_of_one_token_does_not_stop_the_probe() -> None:
-    assert measure(Run(answers=(answer(0.0, 0.5),))).answer_tokens == (1, 1)
+    assert measure(LoadRun(answers=(answer(0.0, 0.5),))).answer_tokens == (1, 1)
 
 
 def test_a_refusal_is_a_row_too() -> None:
@@ -120,7 +120,7 @@ def test_those_that_waited_for_another_to_end_did_not_run_at_once() -> None:
     """Two of three ran, and took 30 ms; the third waited nearly as long for its pages."""
     answers = [answer(0.0, 0.5, 0.6, 0.7) for _ in range(3)]
     late = replace(answers[2].receipt, queue_ms=28.0, total_ms=58.0)
-    run = Run(answers=(answers[0], answers[1], replace(answers[2], receipt=late)))
+    run = LoadRun(answers=(answers[0], answers[1], replace(answers[2], receipt=late)))
 
     assert run.at_once == 2
     assert measure(run, batch=3).at_once == 2
@@ -132,4 +132,4 @@ def test_a_moment_in_the_queue_is_no_waiting() -> None:
     prompt = answer(0.0, 0.5, 0.6, 0.7)
     soon = replace(prompt, receipt=replace(prompt.receipt, queue_ms=0.4, total_ms=30.4))
 
-    assert Run(answers=(prompt, soon)).at_once == 2
+    assert LoadRun(answers=(prompt, soon)).at_once == 2

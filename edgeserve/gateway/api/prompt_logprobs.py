@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeserve.gateway.api.token_logprobs import finite
-from edgeserve.gateway.generate.run import Run
+from edgeserve.gateway.generate.run import RunningSequence
 from edgeserve.gateway.text.answer import alone
 from edgeserve.gateway.text.tokenizer import Tokenizer
 from edgeserve.pipeline.generation import Token
@@ -28,7 +28,7 @@ class Told:
     """Of its text, in characters."""
 
 
-def echoed(tokenizer: Tokenizer, run: Run, text: str, top: int) -> list[Told]:
+def echoed(tokenizer: Tokenizer, run: RunningSequence, text: str, top: int) -> list[Told]:
     """The prompt's tokens, which `text` is the text of. `top` is how many others are told."""
     first, *others = run.order.prompt
     at, *offsets = text_offsets(tokenizer, run.order.prompt, text)
@@ -45,13 +45,13 @@ def echoed(tokenizer: Tokenizer, run: Run, text: str, top: int) -> list[Told]:
 
 
 def prompt_logprobs(
-    tokenizer: Tokenizer, run: Run, top: int
+    tokenizer: Tokenizer, run: RunningSequence, top: int
 ) -> list[dict[str, dict[str, Any]] | None]:
     """vLLM's, by token id."""
     return [None, *(_by_id(tokenizer, token, top) for token in run.prompt)]
 
 
-def prefill(tokenizer: Tokenizer, run: Run) -> list[dict[str, Any]]:
+def prefill(tokenizer: Tokenizer, run: RunningSequence) -> list[dict[str, Any]]:
     """Text Generation Inference's."""
     first = {"id": run.order.prompt[0], "text": _text(tokenizer, run.order.prompt[0])}
     others = [alone(tokenizer, token).to_json() for token in run.prompt]

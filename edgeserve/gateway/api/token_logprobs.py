@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from edgeserve.gateway.generate.run import Run
+from edgeserve.gateway.generate.run import RunningSequence
 from edgeserve.gateway.text.answer import Piece
 from edgeserve.gateway.text.tokenizer import Tokenizer
 
@@ -17,7 +17,7 @@ def token_logprobs(tokenizer: Tokenizer, piece: Piece) -> dict[str, Any]:
     return {**_told(tokenizer, piece), "top_logprobs": likeliest}
 
 
-def is_told(run: Run, piece: Piece) -> bool:
+def is_told(run: RunningSequence, piece: Piece) -> bool:
     """The token that says that the answer is over is no part of it."""
     return piece.token not in run.order.stop_ids
 

@@ -78,7 +78,7 @@ class FunctionCalled(BaseModel):
     parsed_arguments: Any = None
 
 
-class ToolCall(BaseModel):
+class ToolCallField(BaseModel):
     """An earlier one. OpenAI's client, which puts it together from a stream, sends its `index`
     along, and what it made of the arguments; neither is read.
     """
@@ -100,7 +100,7 @@ class CallFields(BaseModel):
 
     model_config = STRICT
 
-    tool_calls: list[ToolCall] | None = Field(None, max_length=TOOLS_MAX, fail_fast=True)
+    tool_calls: list[ToolCallField] | None = Field(None, max_length=TOOLS_MAX, fail_fast=True)
     tool_call_id: str | None = Field(None, min_length=1, max_length=256)
 
     @model_validator(mode="before")

@@ -18,7 +18,7 @@ from pathlib import Path
 from edgeserve.clock import Timekeeper
 from edgeserve.config import GatewaySettings, header_text, positive_int
 from edgeserve.errors import BadSettings
-from edgeserve.gateway.edge.quota import Limits, Quota
+from edgeserve.gateway.edge.quota import Quota, QuotaLimits
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _READABLE_BY_ALL = 0o004
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 class Key:
     name: str
     digest: bytes = field(repr=False)
-    limits: Limits
+    limits: QuotaLimits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class KeyRing:
     """Without keys everybody is let in, as one tenant without limits."""
 
     def __init__(self, keys: Sequence[Key], clock: Timekeeper) -> None:
-        self.anybody = Tenant(name="", quota=Quota(Limits(), clock))
+        self.anybody = Tenant(name="", quota=Quota(QuotaLimits(), clock))
         self._holders = [
             (key.digest, Tenant(name=key.name, quota=Quota(key.limits, clock))) for key in keys
         ]
@@ -65,7 +65,7 @@ class KeyRing:
 
 def read_keys(settings: GatewaySettings, clock: Timekeeper) -> KeyRing:
     """Raises BadSettings naming file and line, and never a key."""
-    limits = Limits(
+    limits = QuotaLimits(
         concurrency=settings.key_concurrency, tokens_per_minute=settings.key_tokens_per_minute
     )
     keys = [
@@ -74,7 +74,7 @@ def read_keys(settings: GatewaySettings, clock: Timekeeper) -> KeyRing:
     ]
     if settings.api_key_file:
         keys += _read_file(Path(settings.api_key_file), limits, keys)
-    if limits != Limits() and not keys:
+    if limits != QuotaLimits() and not keys:
         raise BadSettings(
             "--key-concurrency and --key-tokens-per-minute limit each key, and there is no key; "
             "set EDGESERVE_API_KEY or --api-key-file"
@@ -97,7 +97,7 @@ def digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 
 
-def _read_file(path: Path, limits: Limits, before: Sequence[Key]) -> list[Key]:
+def _read_file(path: Path, limits: QuotaLimits, before: Sequence[Key]) -> list[Key]:
     try:
         text = path.read_text(encoding="utf-8")
         is_open_to_all = bool(path.stat().st_mode & _READABLE_BY_ALL)
@@ -125,7 +125,7 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
             yield number, line.strip()
 
 
-def _key(line: str, number: int, limits: Limits) -> Key:
+def _key(line: str, number: int, limits: QuotaLimits) -> Key:
     """`NAME:KEY` or `KEY`, then what is special for it, as `concurrency=4`. Raises ValueError."""
     named, *wishes = line.split()
     name, colon, secret = named.partition(":")
@@ -140,7 +140,7 @@ def _key(line: str, number: int, limits: Limits) -> Key:
     return Key(name=name, digest=digest(secret), limits=limits)
 
 
-def _limited(limits: Limits, wish: str) -> Limits:
+def _limited(limits: QuotaLimits, wish: str) -> QuotaLimits:
     name, _, number = wish.partition("=")
     field_name = name.replace("-", "_")
     if field_name not in ("concurrency", "tokens_per_minute"):

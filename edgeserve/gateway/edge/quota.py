@@ -22,7 +22,7 @@ RETRY_S = 1  # when a sequence will end is not known; a second is a few dozen to
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class QuotaLimits:
     """0 is no limit."""
 
     concurrency: int = 0
@@ -67,7 +67,7 @@ class Reservation:
 class Quota:
     """One key's limits, and what of them is taken."""
 
-    def __init__(self, limits: Limits, clock: Timekeeper) -> None:
+    def __init__(self, limits: QuotaLimits, clock: Timekeeper) -> None:
         self.in_use = 0
         """Sequences."""
         self.tokens_used = 0

@@ -17,7 +17,7 @@ from edgeserve.errors import Unprocessable
 from edgeserve.gateway.app_state import AppState
 from edgeserve.gateway.edge.event_stream import until_gone
 from edgeserve.gateway.edge.request_context import context_of
-from edgeserve.gateway.generate.run import Run, together
+from edgeserve.gateway.generate.run import RunningSequence, together
 from edgeserve.gateway.text.options import PLAIN, TextOptions
 from edgeserve.pipeline.generation import Order, Scoring
 
@@ -35,7 +35,7 @@ async def admit(
     options: TextOptions = PLAIN,
     *,
     scoring: Scoring | None = None,
-) -> list[Run]:
+) -> list[RunningSequence]:
     """`orders` has those of each prompt together; it is scored for the first of them, and all know.
     The error that keeps one out is raised, and frees the others. The request's body must have been
     read.
@@ -45,8 +45,8 @@ async def admit(
     context.reserve([order for alike in orders for order in alike])
     with ExitStack() as admitted:
 
-        async def run_of(order: Order) -> Run:
-            run = Run(state, order, await state.engine.submit(order), stop, options)
+        async def run_of(order: Order) -> RunningSequence:
+            run = RunningSequence(state, order, await state.engine.submit(order), stop, options)
             admitted.callback(run.close)
             return run
 

@@ -11,7 +11,7 @@ import secrets
 from dataclasses import dataclass
 
 from edgeserve.errors import Unprocessable
-from edgeserve.gateway.generate.run import Run
+from edgeserve.gateway.generate.run import RunningSequence
 from edgeserve.gateway.text.answer import Piece
 from edgeserve.gateway.text.tool_call import CallFinder, Part
 
@@ -44,7 +44,7 @@ class Usage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ended:
+class AnswerEnded:
     finish_reason: str
     """'stop', 'length' or 'tool_calls'. An answer that was cut off may lack a call: then it is
     'length', whatever calls it has.
@@ -54,13 +54,15 @@ class Ended:
     usage: Usage
 
 
-ChatEvent = TextDelta | ToolCall | Ended
+ChatEvent = TextDelta | ToolCall | AnswerEnded
 
 
 class ChatAnswer:
     """`finder` is what finds calls; None if there are no tools."""
 
-    def __init__(self, run: Run, finder: CallFinder | None, *, must_call: bool = False) -> None:
+    def __init__(
+        self, run: RunningSequence, finder: CallFinder | None, *, must_call: bool = False
+    ) -> None:
         self.run = run
         self._finder = finder
         self._must_call = must_call
@@ -115,12 +117,12 @@ class ChatAnswer:
         key = secrets.token_hex(12)
         return ToolCall(index=index, key=key, name=part.name, arguments=part.arguments)
 
-    def _ended(self) -> Ended:
+    def _ended(self) -> AnswerEnded:
         answer = self.run.answer
         reason = "length" if answer.finish_reason == "length" else "stop"
         if self._calls and reason == "stop":
             reason = "tool_calls"
-        return Ended(finish_reason=reason, stop_string=answer.stop_string, usage=self.usage)
+        return AnswerEnded(finish_reason=reason, stop_string=answer.stop_string, usage=self.usage)
 
     def _without_call(self) -> Unprocessable:
         """It was held to a call, so it is the beginning of one."""

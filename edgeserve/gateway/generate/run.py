@@ -13,12 +13,12 @@ from edgeserve.errors import EdgeserveError
 from edgeserve.gateway.app_state import AppState
 from edgeserve.gateway.edge.event_stream import KEEP_ALIVE, Emit
 from edgeserve.gateway.generate.aside import aside
-from edgeserve.gateway.text.answer import Answer, Piece
+from edgeserve.gateway.text.answer import Piece, TextOutput
 from edgeserve.gateway.text.options import PLAIN, TextOptions
 from edgeserve.pipeline.generation import Generation, Order, Token
 
 
-class Run:
+class RunningSequence:
     def __init__(
         self,
         state: AppState,
@@ -28,7 +28,7 @@ class Run:
         options: TextOptions = PLAIN,
     ) -> None:
         self.order = order
-        self.answer = Answer(order, state.tokenizer, stop=stop, options=options)
+        self.answer = TextOutput(order, state.tokenizer, stop=stop, options=options)
         self.failure = ""
         """The type of the error that ended it."""
         self.prompt: Sequence[Token] = generation.prompt

@@ -49,7 +49,7 @@ def alone(tokenizer: Tokenizer, token: Token) -> Piece:
     )
 
 
-class Answer:
+class TextOutput:
     """`finish_reason` is TGI's 'length', 'eos_token' or 'stop_sequence' once the answer is over,
     None before.
     """

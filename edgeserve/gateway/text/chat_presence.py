@@ -32,7 +32,7 @@ Path = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class ConversationPart:
     """A text of a chat, and how it is marked."""
 
     path: Path
@@ -64,7 +64,9 @@ def missing_place(
     return None
 
 
-def _marked(variables: Mapping[str, Any], marks: Iterable[tuple[Part, str]]) -> dict[str, Any]:
+def _marked(
+    variables: Mapping[str, Any], marks: Iterable[tuple[ConversationPart, str]]
+) -> dict[str, Any]:
     sent = {name: variables.get(name) for name in ("messages", "tools")}
     changed = {**variables, **json.loads(json.dumps(sent))}  # a deep copy, and a quick one
     for part, mark in marks:
@@ -76,27 +78,29 @@ def _marked(variables: Mapping[str, Any], marks: Iterable[tuple[Part, str]]) -> 
     return changed
 
 
-def _parts(variables: Mapping[str, Any]) -> Iterator[Part]:
+def _parts(variables: Mapping[str, Any]) -> Iterator[ConversationPart]:
     for i, message in enumerate(variables["messages"]):
         path: Path = ("messages", i)
         yield from _content_parts(message, (*path, "content"))
         for j, _ in enumerate(message.get("tool_calls") or ()):
-            yield Part(path=(*path, "tool_calls", j, "function", "name"), mark=_at_end)
-            yield Part(path=(*path, "tool_calls", j, "function", "arguments"), mark=_as_another)
+            yield ConversationPart(path=(*path, "tool_calls", j, "function", "name"), mark=_at_end)
+            yield ConversationPart(
+                path=(*path, "tool_calls", j, "function", "arguments"), mark=_as_another
+            )
     for i, tool in enumerate(variables.get("tools") or ()):
         for name in ("name", "description"):
             if tool["function"].get(name, "").strip():
-                yield Part(path=("tools", i, "function", name), mark=_at_end)
+                yield ConversationPart(path=("tools", i, "function", name), mark=_at_end)
 
 
-def _content_parts(message: Mapping[str, Any], path: Path) -> Iterator[Part]:
+def _content_parts(message: Mapping[str, Any], path: Path) -> Iterator[ConversationPart]:
     content = message.get("content") or ""
     if message["role"] == "assistant":
         content = content.rpartition(THOUGHT_ENDS)[2]
     elif len(content.strip()) > 1:
-        yield Part(path=path, mark=_at_start)
+        yield ConversationPart(path=path, mark=_at_start)
     if content.strip():
-        yield Part(path=path, mark=_at_end)
+        yield ConversationPart(path=path, mark=_at_end)
 
 
 def _at_start(text: str, mark: str) -> str:

@@ -13,12 +13,12 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from edgeserve.gateway.generate.answer_events import ChatEvent, Ended, TextDelta, ToolCall
+from edgeserve.gateway.generate.answer_events import AnswerEnded, ChatEvent, TextDelta, ToolCall
 
 Event = dict[str, Any]
 
 
-class Output:
+class MessagesOutput:
     """`blocks` are complete but for a text that is open."""
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class Output:
         return len(self.blocks) - 1
 
 
-def _stop(end: Ended) -> dict[str, str | None]:
+def _stop(end: AnswerEnded) -> dict[str, str | None]:
     """Whoever has calls to make is told so, whatever else ended the answer."""
     if end.finish_reason == "length":
         return {"stop_reason": "max_tokens", "stop_sequence": None}

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from edgeserve.errors import EdgeserveError
-from edgeserve.gateway.api.messages.output import Event, Output
+from edgeserve.gateway.api.messages.output import Event, MessagesOutput
 from edgeserve.gateway.api.messages.request import MessagesRequest
 from edgeserve.gateway.app_state import AppState
 from edgeserve.gateway.edge.anthropic_error import anthropic_error
@@ -20,7 +20,7 @@ from edgeserve.gateway.generate.answer_events import ChatAnswer, Usage
 from edgeserve.gateway.text.answer import Piece
 
 
-class Reply:
+class MessagesReply:
     """`request_id` is told with an error."""
 
     def __init__(
@@ -29,7 +29,7 @@ class Reply:
         self._asked = asked
         self._answer = answer
         self._request_id = request_id
-        self._output = Output()
+        self._output = MessagesOutput()
         self._head = {
             "id": "msg_" + secrets.token_hex(12),
             "type": "message",

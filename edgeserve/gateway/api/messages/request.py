@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 from edgeserve.gateway.api.body import Body
 from edgeserve.gateway.api.chat_prompt import TemplateArguments
 from edgeserve.gateway.api.messages import blocks
-from edgeserve.gateway.api.messages.tool_fields import ToolFields
+from edgeserve.gateway.api.messages.tool_fields import MessagesToolFields
 from edgeserve.gateway.api.openai.request import NATIVE_ONLY, Stops
 from edgeserve.gateway.generate.conversation import Conversation, JsonAnswer
 from edgeserve.gateway.generate.parameters import COUNT_MAX, STOPS_MAX, STRICT, Parameters
@@ -81,7 +81,7 @@ class Thinking(BaseModel):
         return {"enable_thinking": known[self.type]} if self.type in known else {}
 
 
-class MessagesPrompt(ToolFields, Body):
+class MessagesPrompt(MessagesToolFields, Body):
     """What becomes the prompt. Each description finishes the sentence '... must be'."""
 
     TAGS = blocks.TAGS

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, Response
 
 from edgeserve.errors import NotFound, Unprocessable
 from edgeserve.gateway.api.body import read_body
-from edgeserve.gateway.api.messages.reply import Reply
+from edgeserve.gateway.api.messages.reply import MessagesReply
 from edgeserve.gateway.api.messages.request import CountRequest, MessagesPrompt, MessagesRequest
 from edgeserve.gateway.app_state import AppState, ModelFacts
 from edgeserve.gateway.edge.event_stream import STATUS_GONE, EventStream, until_gone
@@ -72,7 +72,7 @@ class Messages:
         asked = await read_body(request, MessagesRequest)
         _refuse_other_models(self._state.model, asked)
         (answer,) = await self._chats.begin(request, asked.conversation(), received_s)
-        reply = Reply(self._state, asked, answer, context_of(request).request_id)
+        reply = MessagesReply(self._state, asked, answer, context_of(request).request_id)
         if asked.stream:
             return EventStream(reply.write_events, reply.close)
         with closing(reply):

@@ -38,7 +38,7 @@ class _Function(Function):
     name: ToolName
 
 
-class Tool(BaseModel):
+class MessagesTool(BaseModel):
     """What is said of caches, examples, and who may call it, is not read."""
 
     model_config = STRICT
@@ -73,12 +73,12 @@ class ToolChoice(BaseModel):
 
 
 _Tools = Annotated[
-    list[Annotated[Tool, BeforeValidator(_described_alone)]],
+    list[Annotated[MessagesTool, BeforeValidator(_described_alone)]],
     Field(max_length=TOOLS_MAX, fail_fast=True),
 ]
 
 
-class ToolFields(BaseModel):
+class MessagesToolFields(BaseModel):
     """Each description finishes the sentence '... must be'."""
 
     model_config = STRICT

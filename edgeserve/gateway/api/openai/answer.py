@@ -25,14 +25,14 @@ from edgeserve.gateway.app_state import AppState
 from edgeserve.gateway.edge.event_stream import Emit
 from edgeserve.gateway.edge.openai_error import openai_error
 from edgeserve.gateway.generate.answer_events import (
+    AnswerEnded,
     ChatAnswer,
     ChatEvent,
-    Ended,
     TextDelta,
     ToolCall,
 )
 from edgeserve.gateway.generate.aside import aside
-from edgeserve.gateway.generate.run import Run, together
+from edgeserve.gateway.generate.run import RunningSequence, together
 from edgeserve.gateway.text.answer import Piece
 from edgeserve.gateway.text.tokenizer import Tokenizer
 
@@ -41,7 +41,7 @@ FINGERPRINT = f"edgeserve-{edgeserve.__version__}"
 DONE = b"data: [DONE]\n\n"
 
 
-class Form(Protocol):
+class AnswerShape(Protocol):
     """How one route words an answer. It may have a `finish_reason` of its own."""
 
     prefix: str
@@ -49,16 +49,20 @@ class Form(Protocol):
     whole: str
     chunk: str
 
-    def choice(self, index: int, run: Run) -> dict[str, Any]: ...
+    def choice(self, index: int, run: RunningSequence) -> dict[str, Any]: ...
 
-    def delta(self, index: int, run: Run, piece: Piece) -> dict[str, Any]:
+    def delta(self, index: int, run: RunningSequence, piece: Piece) -> dict[str, Any]:
         """What `piece`, the newest one, adds."""
         ...
 
 
-class Reply:
+class OpenAIReply:
     def __init__(
-        self, state: AppState, asked: OpenAIRequest, form: Form, runs: Sequence[Run]
+        self,
+        state: AppState,
+        asked: OpenAIRequest,
+        form: AnswerShape,
+        runs: Sequence[RunningSequence],
     ) -> None:
         self._asked = asked
         self._form = form
@@ -121,26 +125,26 @@ class Reply:
         options = self._asked.stream_options
         return options is not None and bool(options.include_usage)
 
-    async def _write(self, emit: Emit, index: int, run: Run) -> None:
+    async def _write(self, emit: Emit, index: int, run: RunningSequence) -> None:
         await run.write(emit, partial(self._chunk, index, run))
         if not run.answer.pieces:  # a completion, which looks alike whole and in chunks
             choice = await aside(len(run.prompt), self._choice, index, run)
             await emit(self._choice_event(run, choice))
 
-    def _chunk(self, index: int, run: Run, piece: Piece) -> bytes:
+    def _chunk(self, index: int, run: RunningSequence, piece: Piece) -> bytes:
         delta = self._form.delta(index, run, piece)
         return self._choice_event(
             run, {"index": index, "finish_reason": _finish_reason(run), **delta}
         )
 
-    def _choice(self, index: int, run: Run) -> dict[str, Any]:
+    def _choice(self, index: int, run: RunningSequence) -> dict[str, Any]:
         choice = self._form.choice(index, run)
         return {"index": index, "finish_reason": _finish_reason(run), **choice}
 
-    def _choice_event(self, run: Run, choice: dict[str, Any]) -> bytes:
+    def _choice_event(self, run: RunningSequence, choice: dict[str, Any]) -> bytes:
         return self._event([choice], self._usage_beside(run))
 
-    def _usage_beside(self, run: Run) -> dict[str, Any]:
+    def _usage_beside(self, run: RunningSequence) -> dict[str, Any]:
         """Of a chunk: with continuous usage that of its own answer so far, as vLLM has it."""
         if not self._wants_usage:
             return {}
@@ -187,15 +191,17 @@ class Completions:
         self._echoes = echoes
         self._logprobs = logprobs
 
-    def choice(self, index: int, run: Run) -> dict[str, Any]:
+    def choice(self, index: int, run: RunningSequence) -> dict[str, Any]:
         text = (self._echoes[index] or "") + run.answer.text
         return {"text": text, "logprobs": self._shown(index, run, run.answer.pieces)}
 
-    def delta(self, index: int, run: Run, piece: Piece) -> dict[str, Any]:
+    def delta(self, index: int, run: RunningSequence, piece: Piece) -> dict[str, Any]:
         echo = self._echoes[index] if len(run.answer.pieces) == 1 else None
         return {"text": (echo or "") + piece.text, "logprobs": self._shown(index, run, [piece])}
 
-    def _shown(self, index: int, run: Run, newest: Sequence[Piece]) -> dict[str, Any] | None:
+    def _shown(
+        self, index: int, run: RunningSequence, newest: Sequence[Piece]
+    ) -> dict[str, Any] | None:
         """Of the newest pieces, and before the first one of the echo."""
         if self._logprobs is None:
             return None
@@ -246,7 +252,7 @@ class Chats:
         self._answers = answers
         self._logprobs = logprobs
 
-    def choice(self, index: int, run: Run) -> dict[str, Any]:
+    def choice(self, index: int, run: RunningSequence) -> dict[str, Any]:
         events = self._answers[index].take_all()
         calls, text = _calls(events), _text(events)
         message = {
@@ -257,7 +263,7 @@ class Chats:
         logprobs = self._shown(run, run.answer.pieces)
         return {"message": message, "logprobs": logprobs, **_end(events)}
 
-    def delta(self, index: int, run: Run, piece: Piece) -> dict[str, Any]:
+    def delta(self, index: int, run: RunningSequence, piece: Piece) -> dict[str, Any]:
         answer = self._answers[index]
         role = {"role": "assistant"} if answer.is_new else {}
         events = answer.take(piece)
@@ -269,7 +275,7 @@ class Chats:
         }
         return {"delta": delta, "logprobs": self._shown(run, [piece]), **_end(events)}
 
-    def _shown(self, run: Run, newest: Sequence[Piece]) -> dict[str, Any] | None:
+    def _shown(self, run: RunningSequence, newest: Sequence[Piece]) -> dict[str, Any] | None:
         if not self._logprobs:
             return None
         told = [piece for piece in newest if is_told(run, piece)]
@@ -290,11 +296,11 @@ def _text(events: Sequence[ChatEvent]) -> str:
 
 
 def _end(events: Sequence[ChatEvent]) -> dict[str, str]:
-    ends = [each for each in events if isinstance(each, Ended)]
+    ends = [each for each in events if isinstance(each, AnswerEnded)]
     return {"finish_reason": ends[0].finish_reason} if ends else {}
 
 
-def _finish_reason(run: Run) -> str | None:
+def _finish_reason(run: RunningSequence) -> str | None:
     reason = run.answer.finish_reason
     return "stop" if reason in ("eos_token", "stop_sequence") else reason
 

@@ -18,7 +18,7 @@ from fastapi.responses import Response
 from edgeserve.clock import unix_ns
 from edgeserve.errors import NotFound
 from edgeserve.gateway.api.body import read_body
-from edgeserve.gateway.api.openai.answer import Chats, Completions, Reply
+from edgeserve.gateway.api.openai.answer import Chats, Completions, OpenAIReply
 from edgeserve.gateway.api.openai.request import ChatRequest, CompletionRequest
 from edgeserve.gateway.app_state import AppState
 from edgeserve.gateway.edge.event_stream import STATUS_GONE, EventStream, until_gone
@@ -125,7 +125,7 @@ class OpenAI:
         form = Completions(self._state.tokenizer, echoes, logprobs=asked.logprobs)
         stop, options, scoring = asked.stop or (), asked.text_options, asked.scoring
         runs = await admit(self._state, request, orders, stop, options, scoring=scoring)
-        return await self._answer(request, Reply(self._state, asked, form, runs))
+        return await self._answer(request, OpenAIReply(self._state, asked, form, runs))
 
     async def chat(self, request: Request) -> Response:
         """Answers to a conversation, written down by the model's own chat template."""
@@ -135,9 +135,9 @@ class OpenAI:
         answers = await self._chats.begin(request, asked.conversation(), received_s)
         form = Chats(self._state.tokenizer, answers, logprobs=bool(asked.logprobs))
         runs = [answer.run for answer in answers]
-        return await self._answer(request, Reply(self._state, asked, form, runs))
+        return await self._answer(request, OpenAIReply(self._state, asked, form, runs))
 
-    async def _answer(self, request: Request, reply: Reply) -> Response:
+    async def _answer(self, request: Request, reply: OpenAIReply) -> Response:
         if reply.streams:
             return EventStream(reply.write_events, reply.close)
         with closing(reply):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from edgeserve.gateway.generate.run import Run
+from edgeserve.gateway.generate.run import RunningSequence
 
 NOT_TOLD_APART = {
     "reasoning_tokens": 0,
@@ -16,7 +16,7 @@ NOT_TOLD_APART = {
 """Of an answer: what a model thinks is text like any other here, and there is nothing else."""
 
 
-def usage_so_far(runs: Sequence[Run], answers_per_prompt: int = 1) -> dict[str, Any]:
+def usage_so_far(runs: Sequence[RunningSequence], answers_per_prompt: int = 1) -> dict[str, Any]:
     """Of the `runs` of a request, those of one prompt together. A prompt counts once, however many
     answers it gets, and so do those of its tokens that needed no computing.
     """

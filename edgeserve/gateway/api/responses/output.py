@@ -15,13 +15,13 @@ import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from edgeserve.gateway.generate.answer_events import ChatEvent, Ended, TextDelta, ToolCall
+from edgeserve.gateway.generate.answer_events import AnswerEnded, ChatEvent, TextDelta, ToolCall
 
 Event = dict[str, Any]
 """Without its number in the stream."""
 
 
-class Output:
+class ResponsesOutput:
     """`items` are complete but for a message that is open."""
 
     def __init__(self) -> None:
@@ -108,7 +108,7 @@ class Output:
         }  # fmt: skip
         yield self._told("response.output_item.done")
 
-    def _end(self, end: Ended) -> Iterator[Event]:
+    def _end(self, end: AnswerEnded) -> Iterator[Event]:
         """An answer that says nothing is a message that says nothing."""
         if not self.items:
             yield from self._open()

@@ -12,7 +12,7 @@ from typing import Any
 
 from edgeserve.clock import unix_ns
 from edgeserve.errors import EdgeserveError
-from edgeserve.gateway.api.responses.output import Event, Output
+from edgeserve.gateway.api.responses.output import Event, ResponsesOutput
 from edgeserve.gateway.api.responses.request import ResponsesRequest
 from edgeserve.gateway.api.token_logprobs import is_told, token_logprobs
 from edgeserve.gateway.app_state import AppState
@@ -21,12 +21,12 @@ from edgeserve.gateway.generate.answer_events import ChatAnswer, Usage
 from edgeserve.gateway.text.answer import Piece
 
 
-class Reply:
+class ResponsesReply:
     def __init__(self, state: AppState, asked: ResponsesRequest, answer: ChatAnswer) -> None:
         self._asked = asked
         self._answer = answer
         self._tokenizer = state.tokenizer
-        self._output = Output()
+        self._output = ResponsesOutput()
         self._events = 0
         self._head = {
             "id": "resp_" + secrets.token_hex(24),

@@ -15,7 +15,7 @@ from edgeserve.gateway.api.body import Body
 from edgeserve.gateway.api.chat_prompt import TemplateArguments
 from edgeserve.gateway.api.openai.request import NATIVE_ONLY, Stops, listed
 from edgeserve.gateway.api.responses import items, tool_fields
-from edgeserve.gateway.api.responses.tool_fields import ToolFields
+from edgeserve.gateway.api.responses.tool_fields import ResponsesToolFields
 from edgeserve.gateway.generate.conversation import Conversation, JsonAnswer
 from edgeserve.gateway.generate.parameters import COUNT_MAX, STOPS_MAX, STRICT, Parameters
 
@@ -97,7 +97,7 @@ class Reasoning(BaseModel):
     mode: Any = None
 
 
-class StreamOptions(BaseModel):
+class ResponsesStreamOptions(BaseModel):
     """Of padding that hides how long tokens are: there is none here."""
 
     model_config = STRICT
@@ -105,7 +105,7 @@ class StreamOptions(BaseModel):
     include_obfuscation: bool | None = None
 
 
-class ResponsesRequest(Parameters, ToolFields, Body):
+class ResponsesRequest(Parameters, ResponsesToolFields, Body):
     """Each description finishes the sentence '... must be'."""
 
     HIDDEN = NATIVE_ONLY
@@ -155,7 +155,7 @@ class ResponsesRequest(Parameters, ToolFields, Body):
         None, description=f"a string of at most 256 characters, or a list of at most {STOPS_MAX}"
     )
     stream: bool | None = Field(None, description="true or false")
-    stream_options: StreamOptions | None = Field(
+    stream_options: ResponsesStreamOptions | None = Field(
         None, description='an object such as {"include_obfuscation": false}, or left out'
     )
     metadata: _Metadata | None = Field(

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, Response
 
 from edgeserve.errors import NotFound
 from edgeserve.gateway.api.body import read_body
-from edgeserve.gateway.api.responses.reply import Reply
+from edgeserve.gateway.api.responses.reply import ResponsesReply
 from edgeserve.gateway.api.responses.request import ResponsesRequest
 from edgeserve.gateway.app_state import AppState
 from edgeserve.gateway.edge.event_stream import STATUS_GONE, EventStream, until_gone
@@ -76,7 +76,7 @@ class Responses:
         asked = await read_body(request, ResponsesRequest)
         self._state.model.served_as(asked.model)  # or it is refused
         (answer,) = await self._chats.begin(request, asked.conversation(), received_s)
-        reply = Reply(self._state, asked, answer)
+        reply = ResponsesReply(self._state, asked, answer)
         if asked.stream:
             return EventStream(reply.write_events, reply.close)
         with closing(reply):

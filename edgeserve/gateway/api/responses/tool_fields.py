@@ -95,7 +95,7 @@ _Choice = Annotated[
 TAGS = frozenset({"@word", "@function", "@allowed_tools"})
 
 
-class ToolFields(BaseModel):
+class ResponsesToolFields(BaseModel):
     """Each description finishes the sentence '... must be'."""
 
     model_config = STRICT

@@ -32,7 +32,7 @@ from edgeserve.gateway.edge.openapi import (
 from edgeserve.gateway.edge.request_context import context_of
 from edgeserve.gateway.generate.aside import aside
 from edgeserve.gateway.generate.intake import Ask, Intake
-from edgeserve.gateway.generate.run import Run
+from edgeserve.gateway.generate.run import RunningSequence
 from edgeserve.gateway.text.answer import Piece
 
 ANSWER = object_with(generated_text=STRING, timing=RECEIPT)
@@ -89,7 +89,7 @@ class Native:
                 return None
             return await aside(len(reply.run.prompt), reply.response)
 
-    async def _admit(self, request: Request, *, streams: bool) -> Reply:
+    async def _admit(self, request: Request, *, streams: bool) -> GenerateReply:
         """Raises whatever keeps the request from being served."""
         received_s = self._state.clock.now_s()
         body = await request.body()
@@ -100,15 +100,15 @@ class Native:
         )
         context.reserve([ask.order])
         generation = await self._state.engine.submit(ask.order)
-        run = Run(self._state, ask.order, generation, ask.stop, ask.text_options)
+        run = RunningSequence(self._state, ask.order, generation, ask.stop, ask.text_options)
         context.runs.append(run)
-        return Reply(self._state, ask, run)
+        return GenerateReply(self._state, ask, run)
 
 
-class Reply:
+class GenerateReply:
     """What is said of a run, in TGI's shape."""
 
-    def __init__(self, state: AppState, ask: Ask, run: Run) -> None:
+    def __init__(self, state: AppState, ask: Ask, run: RunningSequence) -> None:
         self.run = run
         self._state = state
         self._ask = ask
