@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 COMPILE_S = 60.0
-"""It takes 0.1 s; a box that reads its compiler from a slow disk takes seconds."""
+"""It takes less than a second; a box that reads its compiler from a slow disk takes seconds."""
 PROGRAM = "#include <stdlib.h>\n#include <Python.h>\n"
 PACKAGES = "on Debian and Ubuntu: apt install gcc libc6-dev python3-dev"
 
