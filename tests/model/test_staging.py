@@ -77,10 +77,17 @@ def test_what_goes_through_two_buffers_is_the_same_to_the_bit(
     assert max(transfer.under_way) == 2, "one is read into while the other is copied"
 
 
-def test_no_more_than_two_buffers_are_pinned(tiny: GetTiny) -> None:
+@pytest.mark.parametrize("stored", DTYPES, ids=str)
+def test_no_more_than_two_buffers_are_pinned(
+    stored: torch.dtype, tiny: GetTiny, tmp_path: Path
+) -> None:
+    """Even if numbers take more bytes here than in the file."""
+    model = tiny("qwen2")
+    tensors = load_file(model.folder / "model.safetensors")
+    save_file({n: t.to(stored) for n, t in tensors.items()}, tmp_path / "model.safetensors")
     for dtype in DTYPES:
         transfer = LateTransfer()
-        filled(tiny("qwen2"), dtype, PinnedStaging(4096, transfer))
+        filled(model, dtype, PinnedStaging(4096, transfer), tmp_path)
         assert transfer.buffers == [4096, 4096]
 
 

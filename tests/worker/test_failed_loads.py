@@ -25,7 +25,8 @@ from edgeserve.config import WorkerSettings
 from edgeserve.errors import DamagedWeights, DoesNotFit, EdgeserveError, WireError
 from edgeserve.families.spec import Dtype
 from edgeserve.model import weights
-from edgeserve.model.product import Product
+from edgeserve.model.product import LeavePlain, Preparation, Product
+from edgeserve.model.quantised import Quantise
 from edgeserve.model.slice import Slice
 from edgeserve.model.staging import HostStaging
 from edgeserve.wire.messages import LoadOrder, LoadProgress
@@ -93,6 +94,11 @@ class NoFrames:
         return cls(slice_, kv_pages)
 
 
+def prepared(dtype: Dtype, _device: Device) -> Preparation:
+    """By a processor, which has no kernels of a GPU."""
+    return Quantise(dtype=dtype) if dtype.is_quantised else LeavePlain()
+
+
 @pytest.fixture(scope="module")
 def box(tmp_path_factory: pytest.TempPathFactory) -> GatewayBox:
     folder = tmp_path_factory.mktemp("model")
@@ -108,6 +114,7 @@ def handler(tmp_path: Path, monkeypatch: Patch) -> Iterator[WorkerHandler]:
     device = open_device(settings, MonotonicClock())
     device = CudaInName(**{each.name: getattr(device, each.name) for each in fields(device)})
     monkeypatch.setattr(stage_module, "_cuda_frames", NoFrames.of)
+    monkeypatch.setattr(stage_module, "_preparation", prepared)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: None)
     made = WorkerHandler(device, settings, MonotonicClock(), BOX)
     yield made
