@@ -59,7 +59,7 @@ def images() -> None:
         )
     if not list((ROOT / "wheels").glob("torch-*")):
         pytest.skip("NO WHEELS: tests/docker/prepare.sh collects them")
-    run(f"{COMPOSE} build")
+    run(f"{COMPOSE} build gateway worker")  # the other workers run the same image
 
 
 def wait_until_healthy(url: str) -> None:
