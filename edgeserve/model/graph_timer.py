@@ -27,16 +27,20 @@ class GraphTimer:
             return min(_replay_s(graph) for _ in range(REPLAYS))
 
     def close(self) -> None:
-        """Gives the driver what the recordings needed; cuBLAS keeps memory for each stream that it
-        was called on, which no one else will use.
-        """
-        torch.cuda.synchronize()
-        torch._C._cuda_clearCublasWorkspaces()
-        torch.cuda.empty_cache()
+        release_workspaces()
 
     @cached_property
     def _stream(self) -> torch.cuda.Stream:
         return torch.cuda.Stream()  # type: ignore[no-untyped-call]
+
+
+def release_workspaces() -> None:
+    """Gives the driver back what it was asked for and nobody uses. cuBLAS keeps memory for each
+    stream that it was called on, of which a worker's frames use none of those at load.
+    """
+    torch.cuda.synchronize()
+    torch._C._cuda_clearCublasWorkspaces()
+    torch.cuda.empty_cache()
 
 
 def _replay_s(graph: torch.cuda.CUDAGraph) -> float:
