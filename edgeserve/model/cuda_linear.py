@@ -2,8 +2,8 @@
 one in 16.
 
 The whole numbers, scales and offsets are those of `quantised` and `int8`, which a CPU has too; only
-where they lie differs. They are made a block of rows at a time, so beside the matrix and its packed
-form there are never more than some 16 MB. Imported only where there is a GPU: it needs Triton.
+where they lie differs. They are made a block of rows at a time, which takes some 75 MB beside the
+matrix and its packed form. Imported only where there is a GPU: it needs Triton.
 
     R rows and C columns of the matrix, B bytes and G groups of a row
 """
