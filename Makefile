@@ -2,6 +2,7 @@
 #
 #   PYTHON   which interpreter .venv is made with               (default python3; 3.11 or newer)
 #   TORCH    which PyTorch                                      (default: the one that CI runs)
+#   TRITON_NEWEST  the Triton that kernels are compiled with, too (default: the one that CI runs)
 #   TORCH_PIP_FLAGS  for its installation: on a box without GPU, name an index of CPU builds here, without CUDA libraries
 #   QUICK    1 has `make gpu-check` measure the most important alone
 #   OUT      folder for what `make gpu-check` finds             (default gpu-check)
@@ -11,6 +12,7 @@
 
 PYTHON ?= python3
 TORCH ?= 2.13.0
+TRITON_NEWEST ?= 3.9.0
 TORCH_PIP_FLAGS ?=
 TESTS ?= not gpu and not docker and not clients
 PROMPT ?= Once upon a time
@@ -33,7 +35,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help up lint test avx2 check fix protos bench gpu-check
+.PHONY: help up triton-newest cuda-kernels lint test avx2 check fix protos bench gpu-check
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -53,7 +55,12 @@ lint: $(VENV)/dev  ## format, lint, types and import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-check: $(VENV)/dev  ## what CI runs: lint, tests, and those that compute once more without AVX-512
+triton-newest: $(VENV)/triton-newest/triton-$(TRITON_NEWEST).dist-info  ## the newest Triton, beside the one of the pinned PyTorch; for tests/cuda
+
+cuda-kernels: triton-newest  ## compile every kernel for every built-in shape, dtype and card, without one; half an hour
+	CUDA_KERNELS=all $(PYTEST) tests/cuda/test_compiled.py
+
+check: $(VENV)/dev triton-newest  ## what CI runs: lint, tests, and those that compute once more without AVX-512
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory test
 	@$(MAKE) --no-print-directory avx2
@@ -78,6 +85,10 @@ $(VENV)/torch:
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) $(TORCH_PIP_FLAGS) "torch==$(TORCH)"
 	@touch $@
+
+# Not a part of the environment: a test's process that compiles with it finds it through PYTHONPATH.
+$(VENV)/triton-newest/triton-$(TRITON_NEWEST).dist-info: | $(VENV)/dev
+	$(PIP) --upgrade --no-deps --target $(VENV)/triton-newest "triton==$(TRITON_NEWEST)"
 
 $(VENV)/runtime: $(VENV)/torch pyproject.toml
 	$(PIP) --editable ".[gateway,worker]"

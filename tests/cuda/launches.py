@@ -27,7 +27,7 @@ from triton.runtime.interpreter import InterpretedFunction
 from triton.runtime.jit import JITFunction, KernelInterface, MockTensor
 
 from edgeserve.model import kernels as package
-from tests.cuda.events import Argument, Launch, Pointer, Seen
+from tests.cuda.events import Argument, Launch, Phase, Pointer, Seen
 from tests.cuda.meta_device import MetaDevice, NotAllowed
 
 OPTIONS = frozenset(("num_warps", "num_stages", "num_ctas", "enable_fp_fusion", "maxnreg"))
@@ -148,6 +148,41 @@ def _is_contiguous(tensor: Seen, *, rows_apart: bool) -> bool:
     return True
 
 
+# -- as JSON, for another process
+
+
+def to_json(launch: Launch) -> dict[str, object]:
+    """All that a variant depends on."""
+    return {
+        "kernel": launch.kernel,
+        "grid": launch.grid,
+        "options": launch.options,
+        "arguments": {
+            name: [str(value.tensor.dtype).removeprefix("torch."), value.tensor.offset_bytes % 16]
+            if isinstance(value, Pointer)
+            else value
+            for name, value in launch.arguments.items()
+        },
+    }
+
+
+def from_json(told: Mapping[str, Any]) -> Launch:
+    return Launch(
+        phase=Phase.GRAPH,
+        kernel=told["kernel"],
+        grid=tuple(told["grid"]),
+        options=told["options"],
+        arguments={
+            name: _pointer(*value) if isinstance(value, list) else value
+            for name, value in told["arguments"].items()
+        },
+    )
+
+
+def _pointer(dtype: str, offset_bytes: int) -> Pointer:
+    return Pointer(Seen(0, "meta", getattr(torch, dtype), (), (), offset_bytes))
+
+
 # -- variants
 
 
@@ -200,7 +235,7 @@ class Specialiser:
             keys.append(key)
             return True  # that it is compiled already
 
-        with _active(self._driver), _hook(note):
+        with driver_active(self._driver), _hook(note):
             warm_up(self._kernels[launch.kernel], launch)
         return keys[0]
 
@@ -234,7 +269,7 @@ def _compilable(kernel: Any) -> Any:
 
 
 @contextmanager
-def _active(driver: AbsentDriver) -> Iterator[None]:
+def driver_active(driver: AbsentDriver) -> Iterator[None]:
     before = triton.runtime.driver._active
     triton.runtime.driver.set_active(driver)
     try:

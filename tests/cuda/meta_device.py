@@ -10,16 +10,16 @@ Refuses to know models and kernels.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from tests.cuda.events import Allocated, Event, Freed, Operator, Phase, Seen
 
@@ -80,14 +80,14 @@ class MetaDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         given = dict(kwargs or {})
         name = _name(func)
-        inputs = [each for each in tree_leaves((args, given)) if isinstance(each, Tensor)]
+        inputs = list(_tensors((*args, *given.values())))
         with self:
             result = func.decompose(*args, **given) if _is_composite(func) else NotImplemented
         if result is not NotImplemented:
             return result
         self._check(name, inputs, given)
         result = self._run(func, name, args, given)
-        outputs = [each for each in tree_leaves(result) if isinstance(each, Tensor)]
+        outputs = list(_tensors((result,)))
         self._note(func, name, inputs, outputs)
         return result
 
@@ -207,16 +207,27 @@ class MetaDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.events.append(Freed(self.phase, number))
 
 
+@functools.cache
 def _name(func: Any) -> str:
     name = str(func).removeprefix("aten.")
     return name.removesuffix(".default")
 
 
+@functools.cache
 def _is_composite(func: Any) -> bool:
     if _name(func) in WHOLE:
         return False
     has = torch._C._dispatch_has_kernel_for_dispatch_key
     return bool(has(func.name(), "CompositeImplicitAutograd"))
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Operators take and give tensors, and lists of them."""
+    for each in values:
+        if isinstance(each, Tensor):
+            yield each
+        elif isinstance(each, list | tuple):
+            yield from _tensors(each)
 
 
 def _copies(name: str) -> bool:
