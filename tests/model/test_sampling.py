@@ -338,3 +338,53 @@ def test_an_impossible_token_is_not_among_the_most_likely() -> None:
     [choice] = choose(logits, [SampleRow(Sampling(top_logprobs=4), 1, ())])
     assert [token for token, _ in choice.top] == [1, 3]
     assert [logprob for _, logprob in choice.top] == pytest.approx([-math.log(2)] * 2)
+
+
+# -- rows together
+
+MIXED = [
+    Sampling(temperature=1.0, seed=7),
+    Sampling(temperature=0.7, top_p=0.9, seed=8),
+    Sampling(temperature=1.2, top_k=30, min_p=0.02, seed=9),
+    Sampling(repetition_penalty=1.4, frequency_penalty=0.5),
+    Sampling(temperature=1.5, top_p=0.4, logit_bias=((8, 2.0), (4, -100.0)), seed=1),
+    Sampling(temperature=0.9, top_k=10**6, presence_penalty=0.4, seed=2),
+]
+
+
+def mixed_rows(vocab: int) -> list[SampleRow]:
+    """Beside one another, with different histories; one is held to every third token."""
+    bits = sum(1 << token for token in range(0, vocab, 3)).to_bytes((vocab + 7) // 8, "little")
+    return [
+        SampleRow(sampling, 40 + at, (3, at), (at, 5, 5), bits if at == 2 else b"")
+        for at, sampling in enumerate(MIXED)
+    ]
+
+
+@pytest.mark.parametrize("numbers", [2**15, 2**19], ids=["a CPU's piece", "a GPU's piece"])
+@pytest.mark.parametrize("vocab", [VOCAB, 5000])
+def test_rows_that_are_computed_together_get_what_they_get_alone(
+    monkeypatch: pytest.MonkeyPatch, vocab: int, numbers: int
+) -> None:
+    logits, rows = logits_of(9, rows=len(MIXED), vocab=vocab), mixed_rows(vocab)
+    alone = [choose(logits[at : at + 1], [row])[0] for at, row in enumerate(rows)]
+    monkeypatch.setattr(sampling_module, "HOST_NUMBERS", numbers)
+
+    assert choose(logits, rows) == alone
+
+
+@pytest.mark.parametrize("top_p", [0.0, 0.05, 0.5, 0.9, 0.999])
+def test_what_a_gpu_sorts_is_dropped_as_on_a_cpu(top_p: float) -> None:
+    """Rows without top-p beside it keep all, also tokens without any probability."""
+    logits = logits_of(10, rows=3)
+    logits[1, 5] = -1e4
+    dropped = [1 - top_p, 0.0, 1 - top_p]
+
+    sorted_NV = sampling_module._sorted_least_likely(logits.softmax(-1), dropped)
+
+    few = [
+        sampling_module._least_likely(each, most)
+        for each, most in zip(logits.softmax(-1), dropped, strict=True)
+    ]
+    assert torch.equal(sorted_NV, torch.stack(few))
+    assert not sorted_NV[1].any()
