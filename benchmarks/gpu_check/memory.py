@@ -6,6 +6,7 @@ The last stage has the head, and with it the largest graphs.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import statistics
 import tempfile
@@ -18,16 +19,16 @@ import torch
 from benchmarks.gpu_check.setup import WORKERS, Setup
 from benchmarks.gpu_check.timing import open_torch_device, wait_for
 from edgeserve.clock import MonotonicClock
-from edgeserve.config import WorkerSettings
+from edgeserve.config import Address, GatewaySettings, WorkerSettings
 from edgeserve.families.folder import open_model
 from edgeserve.families.sampling import Sampling
 from edgeserve.families.spec import Dtype
-from edgeserve.pipeline.cluster import CHUNK_BESIDE
-from edgeserve.plan.facts import Plan, WorkerFacts
-from edgeserve.plan.planner import default_pages_max, make_plan
+from edgeserve.pipeline.cluster import CHUNK_BESIDE, Member, plan_for
+from edgeserve.plan.facts import Plan
 from edgeserve.schedule.micro_batch import Segment
+from edgeserve.wire.client import WorkerClient
 from edgeserve.wire.frame import Frame, Open
-from edgeserve.wire.messages import LoadOrder
+from edgeserve.wire.messages import Description, LoadOrder
 from edgeserve.worker.device import Device, open_device
 from edgeserve.worker.stage import ResidentStage, load_stage
 
@@ -45,7 +46,7 @@ def measure(setup: Setup, argument: str) -> Iterator[Row]:
     is_cuda = open_torch_device(setup.device).type == "cuda"
     settings = WorkerSettings(device=setup.device, memory=setup.memory_bytes, threads=1)
     device = open_device(settings, MonotonicClock())
-    plan = planned(setup, device, dtype)
+    plan = asyncio.run(planned(setup, device, dtype))
     with tempfile.TemporaryDirectory() as folder:
         compiled = listen_to_triton(folder) if is_cuda else []
         before = moment("opened", is_cuda)
@@ -59,21 +60,26 @@ def measure(setup: Setup, argument: str) -> Iterator[Row]:
     longest_frame(stage)
     last = moment("longest frame", is_cuda)
     yield last
-    yield summary(stage, device, before, last)
+    yield summary(stage, before, last) | {"planned_bytes": beside_planned(plan, device)}
 
 
-def planned(setup: Setup, device: Device, dtype: Dtype) -> Plan:
-    """As a gateway plans it for three such workers."""
-    spec = open_model(setup.model).spec
-    workers = [
-        WorkerFacts(
-            name=f"worker {number}",
-            memory_bytes=device.memory_bytes,
-            reserve_bytes=device.reserve_bytes,
-        )
-        for number in range(WORKERS)
-    ]
-    return make_plan(spec, dtype, workers, pages_max=default_pages_max(spec, MAX_RUNNING))
+async def planned(setup: Setup, device: Device, dtype: Dtype) -> Plan:
+    """What a gateway plans for three such workers, none of which is asked for anything."""
+    settings = GatewaySettings(
+        model=setup.model, dtype=dtype, prefill_chunk=CHUNK_BESIDE, max_running=MAX_RUNNING
+    )
+    description = Description(
+        device=device.kind, device_name=device.name, memory_bytes=device.memory_bytes,
+        reserve_bytes=device.reserve_bytes, memory_bytes_per_s=device.memory_bytes_per_s,
+        dtypes=device.dtypes, epoch=0, loaded=None,
+    )  # fmt: skip
+    clients = [WorkerClient(Address("127.0.0.1", 1 + number), "") for number in range(WORKERS)]
+    try:
+        members = [Member(client=each, description=description) for each in clients]
+        return plan_for(settings, open_model(setup.model), members)
+    finally:
+        for each in clients:
+            await each.close()
 
 
 def load(setup: Setup, device: Device, plan: Plan) -> ResidentStage:
@@ -104,7 +110,7 @@ def moment(name: str, is_cuda: bool) -> Row:
     }
 
 
-def summary(stage: ResidentStage, device: Device, before: Row, last: Row) -> Row:
+def summary(stage: ResidentStage, before: Row, last: Row) -> Row:
     """`beside_bytes` is what the allocator had at its peak beside weights and pages, and
     `outside_bytes` what the process took in addition since the device was open, of which the
     allocator does not know: graphs, modules and handles. The context itself is in neither.
@@ -117,8 +123,13 @@ def summary(stage: ResidentStage, device: Device, before: Row, last: Row) -> Row
         "kv_tokens": 16 * stage.kv_pages.pages,
         "beside_bytes": last["peak_bytes"] - slice_bytes - page_bytes,
         "outside_bytes": taken_bytes - (last["reserved_bytes"] - before["reserved_bytes"]),
-        "reserve_bytes": device.reserve_bytes,
     }  # fmt: skip
+
+
+def beside_planned(plan: Plan, device: Device) -> int:
+    """What the plan keeps of the worker's memory for all but slice and pages, its context too."""
+    stage = plan.stages[-1]
+    return device.memory_bytes - stage.slice_bytes - stage.free_bytes
 
 
 # -- compiling

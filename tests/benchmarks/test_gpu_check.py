@@ -228,6 +228,9 @@ GOOD = document_of(
     ],
     pipeline_int8=[{"read_gb": 13.0}, pipeline(160.0)],
     tokens=[{"as_told": True}, {"as_told": True}],
+    memory_fp16=[
+        {"beside_bytes": 120_000_000, "outside_bytes": 40_000_000, "planned_bytes": 659_000_000}
+    ],
 )
 
 
@@ -267,6 +270,11 @@ def test_assumptions_stand_beside_what_was_measured() -> None:
     assert str(found["a context"]) == (
         "too low: a context: assumed 250 to 450 MB, measured 500 MB (plan/reserve.py takes 350)"
     )
+    assert str(found["all but weights and pages, fp16"]) == (
+        "too low: all but weights and pages, fp16: assumed 0 to 659 MB, measured 660 MB "
+        "(the plan's reserve)"
+    )
+    assert found["all but weights and pages, int8"].verdict == "not measured"
     assert found["what 8 drawn tokens cost beside greedy ones"].measured == 2.5
     assert found["their compiling"].verdict == "not measured"
 
