@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -16,10 +17,12 @@ from edgeserve.families.stage import LayerRange, Stage
 from edgeserve.model.cuda_linear import half_linear
 from edgeserve.model.product import Product
 from edgeserve.worker.cuda_frames import GRAPH_ROWS, Processors
+from tests.cuda.compiled import compiled
 from tests.cuda.counts import kernels
 from tests.cuda.events import Event, Launch
 from tests.cuda.launches import Specialiser, Variant
 from tests.cuda.recording import RTX_3060, Load, MetaStage, load_and_record
+from tests.cuda.test_compiled import faults
 from tests.cuda.test_recording import frames
 
 pytestmark = pytest.mark.slow
@@ -92,3 +95,20 @@ def test_own_layers_in_sixteen_bits_compile_nothing_in_a_frame(
     own = {each for each in at_load if ".linear" in each.kernel}
     # A row, three tiles and the sum of their parts, with a bias or without; and three that sum.
     assert len(own) <= 13
+
+
+@pytest.mark.parametrize(
+    ("capability", "processors"), [(86, RTX_3060), (90, H200)], ids=["RTX 3060", "H200"]
+)
+def test_own_layers_in_sixteen_bits_compile_into_good_code(
+    capability: int, processors: Processors, tmp_path: Path
+) -> None:
+    specialiser, distinct = Specialiser(), dict[Variant, Launch]()
+    for each in recorded(Dtype.FP16, processors).device.events:
+        if isinstance(each, Launch) and ".linear" in each.kernel:
+            distinct.setdefault(specialiser.variant(each), each)
+
+    _version, code = compiled(list(distinct.values()), capability, tmp_path)
+
+    assert len(code) >= 4, "a row and three tiles"
+    assert list(faults(code)) == []
