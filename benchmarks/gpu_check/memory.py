@@ -23,8 +23,9 @@ from edgeserve.config import Address, GatewaySettings, WorkerSettings
 from edgeserve.families.folder import open_model
 from edgeserve.families.sampling import Sampling
 from edgeserve.families.spec import Dtype
-from edgeserve.pipeline.cluster import CHUNK_BESIDE, Member, plan_for
+from edgeserve.pipeline.cluster import Member, plan_for
 from edgeserve.plan.facts import Plan
+from edgeserve.plan.planner import CHUNK_BESIDE
 from edgeserve.schedule.micro_batch import Segment
 from edgeserve.wire.client import WorkerClient
 from edgeserve.wire.frame import Frame, Open

@@ -26,9 +26,9 @@ from edgeserve.families.sampling import Sampling
 from edgeserve.families.spec import Dtype, ModelSpec
 from edgeserve.families.stage import LayerRange, Stage
 from edgeserve.launch.processes import Child, start_child
-from edgeserve.pipeline.cluster import CHUNK_BESIDE
 from edgeserve.pipeline.engine import PipelineEngine
 from edgeserve.pipeline.generation import Order
+from edgeserve.plan.planner import CHUNK_BESIDE
 from edgeserve.wire.loop import SWITCH_INTERVAL_S, new_loop
 
 Row = dict[str, Any]

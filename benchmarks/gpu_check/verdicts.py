@@ -138,12 +138,12 @@ def _memory(document: Document) -> Iterator[Assumption]:
     card, memory = rows_of(document, "card"), rows_of(document, "memory fp16")
     yield Assumption(
         name="a context", low=250, high=450, unit="MB",
-        measured=_in(MB, first(card, "context_bytes")), source="plan/reserve.py takes 350",
+        measured=_in(MB, first(card, "context_bytes")), source="cost/reserve.py takes 350",
     )  # fmt: skip
     yield Assumption(
         name="a context with cuBLAS", low=250, high=450, unit="MB",
         measured=_in(MB, first(card, "context_with_cublas_bytes")),
-        source="plan/reserve.py takes 350",
+        source="cost/reserve.py takes 350",
     )  # fmt: skip
     for dtype in ("fp16", "int8"):
         yield _reserve(rows_of(document, f"memory {dtype}"), dtype, first(card, "context_bytes"))

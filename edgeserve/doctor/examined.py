@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from edgeserve.box import Box
 from edgeserve.config import GatewaySettings, WorkerSettings
+from edgeserve.cost.reserve import CPU_MEMORY_SHARE
 from edgeserve.doctor.link import Link
 from edgeserve.errors import EdgeserveError
 from edgeserve.gpu import Driver, Gpu, Torch
 from edgeserve.plan.facts import Plan
-from edgeserve.plan.reserve import CPU_MEMORY_SHARE
 from edgeserve.wire.messages import Description
 
 

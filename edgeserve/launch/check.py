@@ -8,13 +8,13 @@ from __future__ import annotations
 import socket
 
 from edgeserve.config import GatewaySettings, WorkerSettings
+from edgeserve.cost.reserve import CPU_RESERVE_BYTES
 from edgeserve.errors import BadSettings
 from edgeserve.families.folder import ModelSource
 from edgeserve.families.spec import Dtype
 from edgeserve.gpu import NONE, Driver, Torch, why_not_usable
 from edgeserve.plan.facts import WorkerFacts
 from edgeserve.plan.planner import default_pages_max, make_plan
-from edgeserve.plan.reserve import reserve_bytes
 
 UNKNOWN_BYTES = 2**62
 """Of a card's memory: its own worker asks it."""
@@ -71,7 +71,7 @@ def check_fit(
         WorkerFacts(
             name=f"worker {i}",
             memory_bytes=memory_bytes if memory_bytes is not None else UNKNOWN_BYTES,
-            reserve_bytes=reserve_bytes("cpu") if known else 0,
+            reserve_bytes=CPU_RESERVE_BYTES if known else 0,
         )
         for i in range(workers)
     ]

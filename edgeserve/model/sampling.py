@@ -22,13 +22,11 @@ import torch
 from numpy.random import Philox
 from torch import Tensor
 
+from edgeserve.cost.reserve import DRAWN_NUMBERS, rows_at_a_time
 from edgeserve.errors import EdgeserveError
 from edgeserve.families.sampling import TOP_LOGPROBS_MAX, Sampling
 
-LOGITS_BYTES = 16 * 2**20
-"""Of fp32 logits that are taken at a time where it is not all of a frame's: 32 rows of a vocabulary
-of 128,000 tokens, for which the head is read once."""
-HOST_NUMBERS, DEVICE_NUMBERS = 2**15, 2**19
+HOST_NUMBERS, DEVICE_NUMBERS = 2**15, DRAWN_NUMBERS
 """Logits from which tokens are drawn at a time, rows together. On a CPU so few that what is made of
 them stays in its caches; and PyTorch, which shares sums of more numbers out to threads, adds a row
 up in the same order whatever is beside it. On a GPU so many that a kernel is worth its launch (16
@@ -109,11 +107,6 @@ def with_logprobs(logits_NV: Tensor, tokens_NK: Tensor) -> Tensor:
     found_NK = logits_NV.gather(-1, tokens_NK).double()
     logprobs_NK = found_NK - _log_sums(logits_NV).double()
     return torch.stack((tokens_NK.double(), logprobs_NK), dim=-1).flatten(1)
-
-
-def rows_at_a_time(vocab: int) -> int:
-    """Whose logits, or what is as large, may be there beside all others."""
-    return max(1, LOGITS_BYTES // (4 * vocab))
 
 
 def _log_sums(logits_NV: Tensor) -> Tensor:

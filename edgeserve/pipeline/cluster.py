@@ -23,8 +23,8 @@ from edgeserve.families.spec import Dtype
 from edgeserve.pipeline.connection import Connection, FrameStream
 from edgeserve.pipeline.supply import Delivery, Supplier
 from edgeserve.plan.amount import amount
-from edgeserve.plan.facts import Plan, WorkerFacts
-from edgeserve.plan.planner import default_pages_max, make_plan
+from edgeserve.plan.facts import Plan, StagePlan, WorkerFacts
+from edgeserve.plan.planner import CHUNK_ALONE, CHUNK_BESIDE, default_pages_max, make_plan
 from edgeserve.wire import MESSAGE_BYTES_MAX, MIB
 from edgeserve.wire.messages import Description, Loaded, LoadOrder, LoadProgress
 
@@ -55,12 +55,6 @@ class Member:
     @property
     def name(self) -> str:
         return str(self.client.address)
-
-
-CHUNK_ALONE, CHUNK_BESIDE = 512, 64
-"""Prompt tokens in one frame. Where one processor computes all stages, larger ones are read faster.
-Where stages compute beside each other, the last ones wait for the first chunk to reach them, so it
-is small: an RTX 3060 takes as long to read its weights as to compute 64 tokens."""
 
 
 def processors(members: Sequence[Member]) -> int:
@@ -162,6 +156,7 @@ def worker_facts(member: Member) -> WorkerFacts:
         name=member.name,
         memory_bytes=described.memory_bytes,
         reserve_bytes=described.reserve_bytes,
+        is_gpu=described.device != "cpu",
         read_bytes_per_s=described.memory_bytes_per_s,
     )
 
@@ -172,7 +167,10 @@ def plan_for(settings: GatewaySettings, source: ModelSource, members: Sequence[M
     dtype = choose_dtype(settings.dtype, source, members)
     _check_frame_bytes(prefill_chunk(settings, members), settings.max_running, source, dtype)
     pages_max = default_pages_max(source.spec, settings.max_running)
-    return make_plan(source.spec, dtype, workers, pages_max=pages_max, layers=settings.layers)
+    return make_plan(
+        source.spec, dtype, workers, pages_max=pages_max, layers=settings.layers,
+        frame_tokens_max=prefill_chunk(settings, members) + settings.max_running,
+    )  # fmt: skip
 
 
 def check_still_suits(plan: Plan, members: Sequence[Member]) -> None:
@@ -181,7 +179,7 @@ def check_still_suits(plan: Plan, members: Sequence[Member]) -> None:
     before may do: not all of them need ever be touched.
     """
     for number, (stage, member) in enumerate(zip(plan.stages, members, strict=True)):
-        lacks = _what_it_lacks(member.description, plan.dtype, stage.slice_bytes)
+        lacks = _what_it_lacks(member.description, plan.dtype, stage)
         if lacks:
             raise StageUnavailable(
                 f"what answers at {member.name} now is not what was planned with: it {lacks}; "
@@ -190,8 +188,8 @@ def check_still_suits(plan: Plan, members: Sequence[Member]) -> None:
             )  # fmt: skip
 
 
-def _what_it_lacks(described: Description, dtype: Dtype, slice_bytes: int) -> str:
-    needed = slice_bytes + described.reserve_bytes
+def _what_it_lacks(described: Description, dtype: Dtype, stage: StagePlan) -> str:
+    needed = stage.slice_bytes + max(stage.reserve_bytes, described.reserve_bytes)
     if dtype not in described.dtypes:
         return f"computes in {', '.join(described.dtypes)} and not in {dtype.value}"
     if described.memory_bytes < needed:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 
 from edgeserve.config import GatewaySettings, number_bytes
+from edgeserve.cost.reserve import cuda_runtime_bytes
 from edgeserve.errors import BadRequest
 from edgeserve.families.folder import ModelSource
 from edgeserve.families.spec import Dtype
 from edgeserve.plan.explain import explain, to_json, to_text
 from edgeserve.plan.facts import WorkerFacts
 from edgeserve.plan.planner import default_pages_max, make_plan
-from edgeserve.plan.reserve import reserve_bytes
 
 
 def run_plan(source: ModelSource, workers: int, memory: str, dtype: str, as_json: bool) -> str:
@@ -51,7 +51,10 @@ def parse_workers(count: int, memory: str) -> tuple[WorkerFacts, ...]:
             f"give one amount for all, or {count}"
         )
     each = amounts * count if len(amounts) == 1 else amounts
+    reserve_bytes = cuda_runtime_bytes(context_counts=True)
     return tuple(
-        WorkerFacts(name=f"worker {i}", memory_bytes=amount, reserve_bytes=reserve_bytes("cuda"))
+        WorkerFacts(
+            name=f"worker {i}", memory_bytes=amount, reserve_bytes=reserve_bytes, is_gpu=True
+        )
         for i, amount in enumerate(each)
     )

@@ -31,6 +31,8 @@ class StageRow:
     holds: str
     """The three above, in words."""
     slice_bytes: int
+    reserve_bytes: int
+    """For the runtime and for what computing takes."""
     free_bytes: int
     """For keys and values, beside slice and reserve."""
     read_bytes: int
@@ -169,6 +171,7 @@ def _stage_row(plan: Plan, number: int, each: StagePlan) -> StageRow:
         head=each.stage.head,
         holds=str(each.stage),
         slice_bytes=each.slice_bytes,
+        reserve_bytes=each.reserve_bytes,
         free_bytes=each.free_bytes,
         read_bytes=spec.read_bytes(each.stage, plan.dtype),
         kv_bytes_per_token=spec.kv_bytes_per_token(len(layers), plan.dtype),
@@ -191,13 +194,24 @@ def _contexts(plan: Plan) -> list[ContextRow]:
 
 def _stage_table(rows: Sequence[StageRow]) -> list[str]:
     return _table(
-        ("stage", "worker", "holds", "slice", "left", "KV per token", "KV tokens left", "reads"),
+        (
+            "stage",
+            "worker",
+            "holds",
+            "slice",
+            "reserve",
+            "left",
+            "KV/token",
+            "tokens",
+            "reads",
+        ),
         [
             (
                 str(row.stage),
                 row.worker,
                 row.holds,
                 amount(row.slice_bytes, 2),
+                amount(row.reserve_bytes, 2),
                 amount(row.free_bytes, 2),
                 f"{row.kv_bytes_per_token:,} B",
                 f"{row.kv_tokens_fit:,}",

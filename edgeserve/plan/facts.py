@@ -19,7 +19,10 @@ class WorkerFacts:
     """HOST:PORT, or 'worker 0' where there is no box yet."""
     memory_bytes: int
     reserve_bytes: int
-    """Of it, kept for the runtime (a CUDA context) and for activations."""
+    """Of it, kept for what the runtime takes, whatever the worker holds."""
+    is_gpu: bool = False
+    """Then its stage takes memory beside slice and pages, by `cost.reserve.workspace`. On a CPU
+    the reserve covers it."""
     read_bytes_per_s: float = 0.0
     """Measured memory bandwidth; 0 where unknown, then all count as equal."""
 
@@ -31,6 +34,8 @@ class StagePlan:
     stage: Stage
     worker: str
     slice_bytes: int
+    reserve_bytes: int
+    """For the runtime and for what computing takes."""
     free_bytes: int
     """What is left for pages after slice and reserve."""
     page_bytes: int
@@ -50,6 +55,8 @@ class Plan:
     stages: tuple[StagePlan, ...]
     pages: int
     """The same on every stage: what the fullest one has room for, or fewer if fewer can be used."""
+    frame_tokens_max: int
+    """What the reserve was computed for."""
 
     @property
     def kv_tokens(self) -> int:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from edgeserve.cost.reserve import workspace
 from edgeserve.families.spec import PAGE_TOKENS, Dtype, ModelSpec
 from edgeserve.families.stage import LayerRange, Stage
 from edgeserve.plan.facts import WorkerFacts
@@ -36,6 +37,8 @@ class Problem:
     workers: tuple[WorkerFacts, ...]
     min_tokens: int
     """Whose keys and values every worker must have room for, beside its slice."""
+    frame_tokens_max: int = 0
+    """Longer frames take more memory on a GPU."""
 
     def stage(self, worker: int, count: int) -> Stage:
         """Stands for every stage of `count` layers on the worker, wherever it starts."""
@@ -48,10 +51,19 @@ class Problem:
     def page_bytes(self, count: int) -> int:
         return self.spec.kv_bytes_per_token(count, self.dtype) * PAGE_TOKENS
 
+    def reserve_bytes(self, worker: int, count: int) -> int:
+        """For the runtime, and on a GPU for what the stage takes while it computes."""
+        facts = self.workers[worker]
+        if not facts.is_gpu:
+            return facts.reserve_bytes
+        stage = self.stage(worker, count)
+        taken = workspace(self.spec, stage, self.dtype, self.frame_tokens_max)
+        return facts.reserve_bytes + taken.bytes
+
     def free_bytes(self, worker: int, count: int) -> int:
         """For pages. Negative if the slice alone is too much."""
-        facts = self.workers[worker]
-        return facts.memory_bytes - facts.reserve_bytes - self.slice_bytes(worker, count)
+        taken = self.reserve_bytes(worker, count) + self.slice_bytes(worker, count)
+        return self.workers[worker].memory_bytes - taken
 
     def pages_fit(self, worker: int, count: int) -> int:
         return self.free_bytes(worker, count) // self.page_bytes(count)
@@ -59,7 +71,7 @@ class Problem:
     def needed_bytes(self, worker: int, count: int) -> int:
         """For the reserve, the slice and the fewest pages."""
         pages_bytes = math.ceil(self.min_tokens / PAGE_TOKENS) * self.page_bytes(count)
-        return self.workers[worker].reserve_bytes + self.slice_bytes(worker, count) + pages_bytes
+        return self.reserve_bytes(worker, count) + self.slice_bytes(worker, count) + pages_bytes
 
     def missing_bytes(self, worker: int, count: int) -> int:
         """What the worker lacks of them; 0 if they fit."""

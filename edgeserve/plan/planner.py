@@ -16,6 +16,12 @@ from edgeserve.plan.partition import Problem, closest_cut, partition
 MIN_KV_TOKENS = 512
 """A plan leaves room for this many tokens: one short question with its answer. With less, a cluster
 would start and then refuse nearly everything."""
+MAX_RUNNING = 64
+"""Sequences at once, unless told otherwise."""
+CHUNK_ALONE, CHUNK_BESIDE = 512, 64
+"""Prompt tokens in one frame. Where one processor computes all stages, larger ones are read faster.
+Where stages compute beside each other, the last ones wait for the first chunk to reach them, so it
+is small: an RTX 3060 takes as long to read its weights as to compute 64 tokens."""
 
 
 def make_plan(
@@ -25,28 +31,38 @@ def make_plan(
     *,
     pages_max: int,
     layers: tuple[int, ...] = (),
-    min_tokens: int = MIN_KV_TOKENS,
+    frame_tokens_max: int = 0,
 ) -> Plan:
     """The best cut over the workers, in their order; more pages than `pages_max` are of no use.
+    Frames are as long as a gateway makes them by itself, unless `frame_tokens_max` is given.
 
     `layers` of each stage, if given, are the cut. Raises BadRequest if they are not the model's or
     there are more workers than layers, and DoesNotFit.
     """
     _check_counts(spec, workers)
-    wanted = min(min_tokens, spec.context_tokens, pages_max * PAGE_TOKENS)
-    problem = Problem(spec=spec, dtype=dtype, workers=tuple(workers), min_tokens=wanted)
+    wanted = min(MIN_KV_TOKENS, spec.context_tokens, pages_max * PAGE_TOKENS)
+    frame_tokens = frame_tokens_max or default_frame_tokens(len(workers))
+    problem = Problem(
+        spec=spec, dtype=dtype, workers=tuple(workers), min_tokens=wanted,
+        frame_tokens_max=frame_tokens,
+    )  # fmt: skip
     _check_layers(problem, layers)
     counts = layers or partition(problem) or closest_cut(problem)
     if any(_missing_bytes(problem, counts)):
         raise _does_not_fit(problem, counts)
     stages = _stage_plans(problem, counts)
     pages = min(pages_max, *(each.pages_fit for each in stages))
-    return Plan(spec=spec, dtype=dtype, stages=stages, pages=pages)
+    return Plan(spec=spec, dtype=dtype, stages=stages, pages=pages, frame_tokens_max=frame_tokens)
 
 
 def default_pages_max(spec: ModelSpec, max_running: int) -> int:
     """All that can be in use: every running sequence is as long as the model reads."""
     return max_running * math.ceil(spec.context_tokens / PAGE_TOKENS)
+
+
+def default_frame_tokens(workers: int) -> int:
+    """A chunk of a prompt, and one token of each running sequence."""
+    return (CHUNK_ALONE if workers == 1 else CHUNK_BESIDE) + MAX_RUNNING
 
 
 def _check_counts(spec: ModelSpec, workers: Sequence[WorkerFacts]) -> None:
@@ -77,6 +93,7 @@ def _stage_plans(problem: Problem, counts: tuple[int, ...]) -> tuple[StagePlan, 
             stage=stage,
             worker=problem.workers[i].name,
             slice_bytes=problem.slice_bytes(i, counts[i]),
+            reserve_bytes=problem.reserve_bytes(i, counts[i]),
             free_bytes=problem.free_bytes(i, counts[i]),
             page_bytes=problem.page_bytes(counts[i]),
         )
@@ -117,12 +134,12 @@ def _worst_stage(problem: Problem, counts: tuple[int, ...], lacks: Sequence[int]
     worst = lacks.index(max(lacks))
     stage, facts, count = cut(counts)[worst], problem.workers[worst], counts[worst]
     slice_bytes = problem.slice_bytes(worst, count)
-    needed = problem.needed_bytes(worst, count)
+    needed, reserve_bytes = problem.needed_bytes(worst, count), problem.reserve_bytes(worst, count)
     return (
         f"stage {worst} on {facts.name} ({stage}) needs {amount(needed)} ("
-        f"weights {amount(slice_bytes)}, reserve {amount(facts.reserve_bytes)}, "
+        f"weights {amount(slice_bytes)}, reserve {amount(reserve_bytes)}, "
         f"{problem.min_tokens} tokens of keys and values "
-        f"{amount(needed - slice_bytes - facts.reserve_bytes)}), "
+        f"{amount(needed - slice_bytes - reserve_bytes)}), "
         f"and has {amount(facts.memory_bytes)}"
     )
 

@@ -35,6 +35,7 @@ def better_layers(
             for facts, speed in zip(workers, speeds, strict=True)
         ),
         min_tokens=min(MIN_KV_TOKENS, plan.kv_tokens),
+        frame_tokens_max=plan.frame_tokens_max,
     )
     counts = partition(problem)
     if counts is None:

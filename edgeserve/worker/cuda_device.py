@@ -18,9 +18,9 @@ import torch
 
 from edgeserve.clock import Clock
 from edgeserve.config import WorkerSettings
+from edgeserve.cost.reserve import CUDA_CONTEXT_BYTES, cuda_runtime_bytes
 from edgeserve.errors import BadSettings, DoesNotFit, EdgeserveError
 from edgeserve.gpu import Driver, Torch, why_not_capable, why_not_usable
-from edgeserve.plan.reserve import CUDA_CONTEXT_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,9 @@ class OpenGpu:
     name: str
     uuid: str
     memory_bytes: int
-    """What may be used of it, the CUDA context included."""
+    """What may be used of it; with --memory, the CUDA context included."""
+    reserve_bytes: int
+    """Of it, for the runtime."""
     memory_bytes_per_s: float
 
 
@@ -127,6 +129,9 @@ def open_gpu(
             name=name,
             uuid=cuda.uuid(),
             memory_bytes=memory_bytes,
+            reserve_bytes=cuda_runtime_bytes(
+                context_counts=bool(settings.memory), capability=capability
+            ),
             memory_bytes_per_s=_copy_bytes_per_s(cuda, room_bytes, clock),
         )
 

@@ -23,6 +23,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from edgeserve.cost.reserve import GRAPH_ROWS
 from edgeserve.families.spec import PAGE_TOKENS
 from edgeserve.model.batch import PagedSegment
 from edgeserve.model.frame_table import (
@@ -44,10 +45,6 @@ from edgeserve.model.slice import Slice
 from edgeserve.worker.frame_input import FrameInput, InputRow
 from edgeserve.worker.graphs import GraphRecorder, NoRecorder
 from edgeserve.worker.stopwatch import Stopwatch
-
-GRAPH_ROWS = (1, 2, 4, *range(8, 65, 8))
-"""64 is what a gateway runs at once unless told otherwise. Steps of 8, since tensor cores compute
-8 columns anyway; below, the copies to and from the device are that much shorter."""
 
 Result = TypeVar("Result")
 

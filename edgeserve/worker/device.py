@@ -11,9 +11,9 @@ from edgeserve.allowance import MemoryRoom, cores
 from edgeserve.box import memory_room
 from edgeserve.clock import Clock
 from edgeserve.config import WorkerSettings
+from edgeserve.cost.reserve import CPU_MEMORY_SHARE, CPU_RESERVE_BYTES, cuda_runtime_bytes
 from edgeserve.families.spec import Dtype
 from edgeserve.gpu import Driver
-from edgeserve.plan.reserve import CPU_MEMORY_SHARE, reserve_bytes
 from edgeserve.worker.cards import Card, card_named
 from edgeserve.worker.cuda_device import CUDA, Cuda, OpenGpu, open_gpu
 from edgeserve.worker.precision import keep_precision
@@ -74,7 +74,7 @@ def open_device(
         torch_device=torch.device("cpu"),
         name=f"{cores()} cores",
         memory_bytes=cpu_memory_bytes(settings.memory, memory_room()),
-        reserve_bytes=reserve_bytes("cpu"),
+        reserve_bytes=CPU_RESERVE_BYTES,
         memory_bytes_per_s=0.0,
         dtypes=(*_cpu_dtypes(), *QUANTISED),
     )
@@ -102,7 +102,7 @@ def _cuda(gpu: OpenGpu) -> Device:
         torch_device=gpu.torch_device,
         name=gpu.name,
         memory_bytes=gpu.memory_bytes,
-        reserve_bytes=reserve_bytes("cuda"),
+        reserve_bytes=gpu.reserve_bytes,
         memory_bytes_per_s=gpu.memory_bytes_per_s,
         dtypes=(Dtype.FP16, Dtype.BF16, *QUANTISED, Dtype.FP32),
         uuid=gpu.uuid,
@@ -116,7 +116,7 @@ def _paced(settings: WorkerSettings) -> Device:
         torch_device=torch.device("cpu"),
         name=f"{card.name} (paced simulation)",
         memory_bytes=min(settings.memory or card.memory_bytes, card.memory_bytes),
-        reserve_bytes=reserve_bytes("cuda"),
+        reserve_bytes=cuda_runtime_bytes(context_counts=True),
         memory_bytes_per_s=card.read_bytes_per_s,
         dtypes=(Dtype.FP16, Dtype.BF16, Dtype.FP32),
         card=card,

@@ -41,7 +41,8 @@ from edgeserve.timing.hop import StageTime
 from edgeserve.wire.frame import Frame, FrameResult, Sampled, Scored
 from edgeserve.wire.messages import Loaded, LoadOrder
 from edgeserve.worker.device import Device
-from edgeserve.worker.device_faults import is_out_of_memory
+from edgeserve.worker.device_faults import is_out_of_memory, release_memory
+from edgeserve.worker.room import check_room
 from edgeserve.worker.sequences import OpenSequence, SequenceTable
 from edgeserve.worker.stopwatch import Stopwatch
 
@@ -336,6 +337,7 @@ def load_stage(
     start_s = clock.now_s()
     opened = told_model(order.model, order.config) if supplied else open_fetched(model)
     source = as_ordered(opened, order)
+    check_room(source.spec, order, device)
     prepare = _preparation(order.dtype, device)
     try:
         form = _form(order.dtype, device, prepare)
@@ -343,6 +345,8 @@ def load_stage(
             made = load_found(supplied, source.spec, order.stage, form, on_progress)
         else:
             made = _slice(source, order, form, on_progress)
+        if device.kind == "cuda":
+            release_memory()  # pages in what loading has left would keep the rest of it from others
         kv_pages = KvPages(
             source.spec, len(order.stage.layers), order.pages,
             TORCH_DTYPES[order.dtype], device.torch_device,

@@ -268,7 +268,7 @@ def test_another_card_has_no_target_of_speed() -> None:
 def test_assumptions_stand_beside_what_was_measured() -> None:
     found = {each.name: each for each in assumptions(GOOD)}
     assert str(found["a context"]) == (
-        "too low: a context: assumed 250 to 450 MB, measured 500 MB (plan/reserve.py takes 350)"
+        "too low: a context: assumed 250 to 450 MB, measured 500 MB (cost/reserve.py takes 350)"
     )
     assert str(found["all but weights and pages, fp16"]) == (
         "too low: all but weights and pages, fp16: assumed 0 to 659 MB, measured 660 MB "

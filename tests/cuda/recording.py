@@ -86,7 +86,7 @@ class MetaStage:
         """What happens in a frame."""
         start = len(self.device.events)
         watch = Stopwatch(clock=ManualClock(), cuda=False)
-        with _noted(self.device, self.load):
+        with noted(self.device, self.load):
             self._compute(segments, asked, scored, watch)
         return self.device.events[start:]
 
@@ -104,8 +104,8 @@ class MetaStage:
 def load_and_record(load: Load, prepare: Preparation | None = None) -> MetaStage:
     """`prepare` takes the place of what a GPU's worker does to linear layers."""
     device = MetaDevice()
-    filling = _empty(load, prepare or cuda_preparation(load.dtype, load.processors.count))
-    with _noted(device, load):
+    filling = empty_slice(load, prepare)
+    with noted(device, load):
         slice_ = _filled(filling)
         device.phase = Phase.PAGES
         layers, dtype = len(load.stage.layers), TORCH_DTYPES[load.dtype]
@@ -131,13 +131,14 @@ def whole(spec: ModelSpec, layers: int) -> Stage:
 
 
 @contextmanager
-def _noted(device: MetaDevice, load: Load) -> Iterator[None]:
+def noted(device: MetaDevice, load: Load) -> Iterator[None]:
     with torch.inference_mode(), device, kernels_noted(device, TORCH_DTYPES[load.dtype]):
         yield
 
 
-def _empty(load: Load, prepare: Preparation) -> Filling:
+def empty_slice(load: Load, prepare: Preparation | None = None) -> Filling:
     """A slice that no memory was taken for."""
+    prepare = prepare or cuda_preparation(load.dtype, load.processors.count)
     quantised = str(load.dtype) if load.dtype.is_quantised else ""
     form = Form(TORCH_DTYPES[load.dtype], META, prepare, quantised)
     return Filling(load.spec, load.stage, form)

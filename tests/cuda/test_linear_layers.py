@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from edgeserve.cost.reserve import GRAPH_ROWS
 from edgeserve.families.shapes import SHAPES
 from edgeserve.families.spec import Dtype
 from edgeserve.families.stage import LayerRange, Stage
 from edgeserve.model.cuda_linear import half_linear
 from edgeserve.model.product import Product
-from edgeserve.worker.cuda_frames import GRAPH_ROWS, Processors
+from edgeserve.worker.cuda_frames import Processors
 from tests.cuda.compiled import compiled
 from tests.cuda.counts import kernels
 from tests.cuda.events import Event, Launch

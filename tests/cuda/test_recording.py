@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import pytest
 
+from edgeserve.cost.reserve import GRAPH_ROWS
 from edgeserve.families.sampling import Sampling
 from edgeserve.families.shapes import SHAPES
 from edgeserve.families.spec import PAGE_TOKENS, Dtype
@@ -17,7 +18,6 @@ from edgeserve.families.stage import LayerRange, Stage
 from edgeserve.model.batch import PagedSegment
 from edgeserve.model.sampling import SampleRow
 from edgeserve.model.scoring import ScoreRow
-from edgeserve.worker.cuda_frames import GRAPH_ROWS
 from tests.cuda.counts import kernels
 from tests.cuda.events import Allocated, Event, Freed, Launch, Operator
 from tests.cuda.launches import Specialiser, Variant

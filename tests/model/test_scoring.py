@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from edgeserve.cost import reserve
+from edgeserve.cost.reserve import rows_at_a_time
 from edgeserve.errors import EdgeserveError
 from edgeserve.families.sampling import TOP_LOGPROBS_MAX
 from edgeserve.families.shapes import SHAPES
-from edgeserve.model import sampling
-from edgeserve.model.sampling import rows_at_a_time
 from edgeserve.model.scoring import ScoreRow, TokenScore, score, scores
 
 HIDDEN, VOCAB = 8, 61
@@ -45,7 +45,7 @@ def hidden_of(tokens: int) -> Tensor:
 def test_a_tokens_score_is_its_place_in_the_whole_distribution(
     rows_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sampling, "LOGITS_BYTES", 4 * VOCAB * rows_at_once)
+    monkeypatch.setattr(reserve, "LOGITS_BYTES", 4 * VOCAB * rows_at_once)
     head, hidden = Head(), hidden_of(12)
     rows = [ScoreRow(row, 5 * row % VOCAB, 3 * (row % 2)) for row in (0, 2, 3, 4, 7, 8, 11)]
 
@@ -67,7 +67,7 @@ def test_the_logits_that_are_there_at_once_are_bounded_whatever_the_vocabulary()
     for vocab in (100, 32_000, 151_936, 262_144, 10**8):
         rows = rows_at_a_time(vocab)
         assert rows >= 1
-        assert rows == 1 or 4 * rows * vocab <= sampling.LOGITS_BYTES
+        assert rows == 1 or 4 * rows * vocab <= reserve.LOGITS_BYTES
     assert rows_at_a_time(128_000) >= 32, "or the head is read again and again"
 
 

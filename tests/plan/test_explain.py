@@ -21,21 +21,21 @@ from edgeserve.plan.planner import make_plan
 THREE_BOXES = """\
 llama-2-13b, fp16, weights: random: 40 layers over 3 workers as 13/14/13
 
-stage  worker    holds                         slice     left  KV per token  KV tokens left    reads
-    0  worker 0  embedding + layers [0, 13)  8.57 GB  2.83 GB     266,240 B          10,608  8.25 GB
-    1  worker 1  layers [13, 27)             8.88 GB  2.52 GB     286,720 B           8,768  8.88 GB
-    2  worker 2  layers [27, 40) + head      8.58 GB  2.82 GB     266,240 B          10,608  8.58 GB
+stage  worker    holds                         slice  reserve     left   KV/token  tokens    reads
+    0  worker 0  embedding + layers [0, 13)  8.57 GB  0.48 GB  2.94 GB  266,240 B  11,040  8.25 GB
+    1  worker 1  layers [13, 27)             8.88 GB  0.49 GB  2.63 GB  286,720 B   9,168  8.88 GB
+    2  worker 2  layers [27, 40) + head      8.58 GB  0.54 GB  2.89 GB  266,240 B  10,832  8.58 GB
 
-keys and values of 8,768 tokens fit (548 pages of 16), 819,200 B each
+keys and values of 9,168 tokens fit (573 pages of 16), 819,200 B each
 the model reads at most 4,096 tokens of one sequence
 
 sequences at once  longest prompt + output each
                 1                  4,096 tokens
                 2                  4,096 tokens
-                4                  2,192 tokens
-                8                  1,088 tokens
-               16                    544 tokens
-               24                    352 tokens
+                4                  2,288 tokens
+                8                  1,136 tokens
+               16                    560 tokens
+               24                    368 tokens
                32                    272 tokens
                48                    176 tokens
                64                    128 tokens
@@ -62,7 +62,7 @@ def test_the_document_holds_the_same_figures() -> None:
     document = json.loads(run_plan(SHAPE, 3, "12GB", "fp16", as_json=True))
 
     assert document["layer_counts"] == [13, 14, 13]
-    assert document["kv_tokens"] == 8768
+    assert document["kv_tokens"] == 9168
     assert document["weights"] == "random"
     assert [each["holds"] for each in document["stages"]] == [
         "embedding + layers [0, 13)",
@@ -70,7 +70,7 @@ def test_the_document_holds_the_same_figures() -> None:
         "layers [27, 40) + head",
     ]
     assert sum(each["slice_bytes"] for each in document["stages"]) == document["slice_bytes"]
-    assert {"sequences": 8, "tokens_each": 1088} in document["contexts"]
+    assert {"sequences": 8, "tokens_each": 1136} in document["contexts"]
     assert document["floor"]["label"] == "floor at 360 GB/s (RTX 3060)"
     assert document["floor"]["step_ms"] == 71.4
     assert document["floor"]["tok_s_at_batch_1"] == 14.01
@@ -128,7 +128,7 @@ def test_a_starting_gateway_shows_stages_and_room() -> None:
 
     assert len(lines) == 1 + 3 + 1
     assert lines[2] == "    1  worker 1  layers [13, 27)             8.88 GB"
-    assert lines[-1] == "keys and values of 8,768 tokens fit (548 pages of 16)"
+    assert lines[-1] == "keys and values of 9,168 tokens fit (573 pages of 16)"
 
 
 # -- the command
@@ -137,7 +137,7 @@ def test_a_starting_gateway_shows_stages_and_room() -> None:
 def test_boxes_may_differ_in_memory() -> None:
     document = json.loads(run_plan(SHAPE, 3, "8GB,24GB,12GB", "fp16", as_json=True))
 
-    assert document["layer_counts"] == [10, 15, 15]
+    assert document["layer_counts"] == [11, 15, 14]
 
 
 def test_auto_is_the_type_of_the_checkpoint() -> None:

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import pytest
 
+from edgeserve.cost.reserve import workspace
 from edgeserve.errors import BadRequest, DoesNotFit
 from edgeserve.families.spec import Dtype, ModelSpec, Rotary
 from edgeserve.plan.facts import Plan, WorkerFacts
 from edgeserve.plan.planner import default_pages_max, make_plan
-from edgeserve.plan.reserve import reserve_bytes
 
 GB = 10**9
+RESERVE_BYTES = 6 * 10**8
 SPEC = ModelSpec(  # Llama-2 13B
     family="llama",
     layers=40,
@@ -37,7 +38,7 @@ def boxes(*memory_gb: float) -> list[WorkerFacts]:
         WorkerFacts(
             name=f"box{i}:50051",
             memory_bytes=int(memory * GB),
-            reserve_bytes=reserve_bytes("cuda"),
+            reserve_bytes=RESERVE_BYTES,
         )
         for i, memory in enumerate(memory_gb)
     ]
@@ -193,6 +194,17 @@ def test_no_workers_are_a_bad_request() -> None:
         plan()
 
 
-def test_cuda_reserves_more_than_a_cpu() -> None:
-    assert reserve_bytes("cuda") == 600_000_000
-    assert reserve_bytes("cpu") == 300_000_000
+def test_what_a_gpu_computes_with_is_reserved_beside_its_runtime() -> None:
+    facts = WorkerFacts(name="gpu", memory_bytes=40 * GB, reserve_bytes=GB // 2, is_gpu=True)
+
+    one = make_plan(SPEC, Dtype.FP16, [facts], pages_max=10**6, frame_tokens_max=128)
+    longer = make_plan(SPEC, Dtype.FP16, [facts], pages_max=10**6, frame_tokens_max=1024)
+    first, last = make_plan(SPEC, Dtype.FP16, [facts] * 2, pages_max=10**6).stages
+
+    for plan_ in (one, longer):
+        [stage] = plan_.stages
+        taken = workspace(SPEC, stage.stage, Dtype.FP16, plan_.frame_tokens_max)
+        assert stage.reserve_bytes == GB // 2 + taken.bytes
+        assert stage.free_bytes == 40 * GB - stage.slice_bytes - stage.reserve_bytes
+    assert longer.stages[0].reserve_bytes > one.stages[0].reserve_bytes
+    assert last.reserve_bytes > first.reserve_bytes, "the head has logits"

@@ -10,10 +10,10 @@ import torch
 
 from edgeserve.clock import ManualClock
 from edgeserve.config import WorkerSettings
+from edgeserve.cost.reserve import CUDA_CONTEXT_BYTES
 from edgeserve.errors import BadSettings, DoesNotFit, EdgeserveError
 from edgeserve.families.spec import Dtype
 from edgeserve.gpu import Driver, Gpu, Torch
-from edgeserve.plan.reserve import CUDA_CONTEXT_BYTES
 from edgeserve.worker import cuda_device
 from edgeserve.worker.cuda_device import COPY_BYTES, COPY_BYTES_MIN, Cuda
 from edgeserve.worker.device import Device, open_device

@@ -1,0 +1,194 @@
+"""How much of a worker's memory is neither weights nor pages.
+
+Of a GPU it is a sum: what the runtime takes, which the worker says, and what its stage takes beside
+weights and pages, which follows from the model, the stage's place and the length of frames. A test
+holds the sum to a model of PyTorch's allocator in which the worker's own code is replayed.
+
+    T tokens of a frame, D hidden, N rows whose next token is wanted, V vocabulary
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
+
+from edgeserve.cost.segments import MEDIUM_SEGMENT, MIB, STEP, packed_bytes, segments_bytes
+from edgeserve.families.spec import PAGE_TOKENS, Dtype, ModelSpec
+from edgeserve.families.stage import Stage
+
+MB = 10**6
+
+CPU_RESERVE_BYTES = 300 * MB
+"""A process that has imported PyTorch and gRPC holds 240 MB; the frame's activations are 50 MB."""
+CPU_MEMORY_SHARE = 0.8
+"""Of what is free on a CPU box when its worker starts; the rest is for the other programs."""
+CUDA_CONTEXT_BYTES = 350 * MB
+"""The middle of the 250 to 450 MB that a CUDA context with PyTorch's kernels takes, by driver and
+card. No allocator sees it."""
+CUDA_LATE_BYTES = 150 * MB
+"""The part of it that comes after the worker has looked how much is free: kernels are loaded when
+they are first used, cuBLAS's among them, and each of a graph's few thousand nodes is kept by the
+driver. An estimate: it has not been measured on a card."""
+CUBLAS_BYTES = 8_519_680
+"""PyTorch's workspace for cuBLAS on one stream (:4096:2:16:8)."""
+CUBLAS_BYTES_SINCE_HOPPER = 32 * MIB
+STREAMS = 2
+"""Frames are computed on one, graphs are recorded on another; the thread is always the same."""
+GRAPH_ROWS = (1, 2, 4, *range(8, 65, 8))
+"""Rows of the graphs that a GPU's worker records. 64 is what a gateway runs at once unless told
+otherwise. Steps of 8, since tensor cores compute 8 columns anyway; below, the copies to and from
+the device are that much shorter."""
+LOGITS_BYTES = 16 * 2**20
+"""Of fp32 logits that are taken at a time where it is not all of a frame's: 32 rows of a vocabulary
+of 128,000 tokens, for which the head is read once."""
+TABLE_FIELDS = 8
+"""Numbers of a row of a frame's table."""
+SEGMENTS = 128
+"""Of a frame: twice the sequences that a gateway runs at once unless told otherwise."""
+PARTS_ROWS = 64
+"""Attention of few rows is cut into parts, so that every multiprocessor has something to do: with
+the rows of a graph as many again at most, on cards of up to 132 with 8 key/value heads."""
+DRAWN_NUMBERS, DRAWN_BYTES = 2**19, 48
+"""Logits from which tokens are drawn at a time, and bytes for each meanwhile: probabilities, sums
+and order, some of them in fp64."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """What a stage takes on a GPU beside weights and pages, in bytes."""
+
+    rounding: int
+    """Weights, keys and values lie in segments of whole MiB."""
+    inputs: int
+    """Of each graph: token ids or hidden states, and the tables of the frame."""
+    outputs: int
+    """Which all frames leave in the same place: hidden states, and at the end logits."""
+    graphs: int
+    """Their pool: what the largest one needs while it computes."""
+    frame: int
+    """The same of the longest frame, which is no graph; of sampling and scoring, if it is more."""
+    cublas: int
+    """Workspaces of the linear layers' library."""
+    gaps: int
+    """A segment that cannot be filled, since what lies in it came and goes at other times."""
+
+    @property
+    def bytes(self) -> int:
+        return sum(astuple(self))
+
+
+def rows_at_a_time(vocab: int) -> int:
+    """Whose logits, or what is as large, may be there beside all others."""
+    return max(1, LOGITS_BYTES // (4 * vocab))
+
+
+def cuda_runtime_bytes(*, context_counts: bool, capability: tuple[int, int] = (8, 6)) -> int:
+    """What a worker has to reserve whatever it holds. The context counts if its memory is a share
+    of the card; what was free with the context alive is without most of it.
+    """
+    workspace = CUBLAS_BYTES_SINCE_HOPPER if capability >= (9, 0) else CUBLAS_BYTES
+    more = STREAMS * (packed_bytes([workspace]) - packed_bytes([CUBLAS_BYTES]))
+    return (CUDA_CONTEXT_BYTES if context_counts else CUDA_LATE_BYTES) + more
+
+
+@functools.cache
+def workspace(spec: ModelSpec, stage: Stage, dtype: Dtype, frame_tokens_max: int) -> Workspace:
+    """Where the stage starts does not matter, only what it holds."""
+    graph = _computing(spec, dtype, GRAPH_ROWS[-1], PARTS_ROWS)
+    longest = _computing(spec, dtype, frame_tokens_max)
+    if stage.head:
+        graph.append(_head(spec, dtype))
+        left = frame_tokens_max * spec.hidden_bytes_per_token(dtype)
+        choosing = (_head(spec, dtype), _drawing(spec), _scoring(spec, dtype))
+        longest += [[left, left, *each] for each in choosing]
+    longest = [[*each, _input(spec, stage, dtype, frame_tokens_max)] for each in longest]
+    return Workspace(
+        rounding=_rounding_bytes(spec, stage, dtype),
+        inputs=packed_bytes(_input(spec, stage, dtype, rows) for rows in GRAPH_ROWS),
+        outputs=packed_bytes(_outputs(spec, stage, dtype)),
+        graphs=max(map(packed_bytes, graph)),
+        frame=max(map(packed_bytes, longest)),
+        cublas=STREAMS * packed_bytes([CUBLAS_BYTES]),
+        gaps=MEDIUM_SEGMENT,
+    )
+
+
+def _rounding_bytes(spec: ModelSpec, stage: Stage, dtype: Dtype) -> int:
+    """By how much segments are larger than the weights, and than keys and values, of which each has
+    one.
+    """
+    weights = Counter(_weights(spec, stage, dtype))
+    exact = sum(size * count for size, count in weights.items())
+    return segments_bytes(weights) - exact + 2 * STEP
+
+
+def _weights(spec: ModelSpec, stage: Stage, dtype: Dtype) -> Iterator[int]:
+    """Bytes of each matrix, and of its scales; norms and biases are too small to matter."""
+    layer = [(spec.q_rows + 2 * spec.kv_rows, spec.hidden), (spec.hidden, spec.q_rows)]
+    layer += [(2 * spec.ffn_hidden, spec.hidden), (spec.hidden, spec.ffn_hidden)]
+    for rows, columns in layer * len(stage.layers):
+        yield from _matrix(dtype, rows, columns)
+    if stage.embedding:
+        yield from _matrix(dtype.activation, spec.vocab, spec.hidden)
+    if stage.head and not (spec.head_tied and stage.embedding):
+        yield from _matrix(dtype.of_head, spec.vocab, spec.hidden)
+
+
+def _matrix(dtype: Dtype, rows: int, columns: int) -> tuple[int, ...]:
+    size = rows * columns * dtype.size_bytes
+    if not dtype.is_quantised:
+        return (size,)
+    numbers = size // dtype.size_bytes // (1 if dtype is Dtype.INT8 else 2)
+    return (numbers, dtype.matrix_bytes(rows, columns) - numbers)
+
+
+def _input(spec: ModelSpec, stage: Stage, dtype: Dtype, tokens: int) -> int:
+    """What one frame brings: a row of the table and a page table for each token at most, and token
+    ids or hidden states.
+    """
+    pages = spec.context_tokens // PAGE_TOKENS + 2
+    row = 4 if stage.embedding else spec.hidden_bytes_per_token(dtype)
+    return tokens * (4 * TABLE_FIELDS + row) + 4 * min(tokens, SEGMENTS) * pages
+
+
+def _outputs(spec: ModelSpec, stage: Stage, dtype: Dtype) -> Iterator[int]:
+    rows = GRAPH_ROWS[-1]
+    yield rows * spec.hidden_bytes_per_token(dtype)
+    if stage.head:
+        yield rows * spec.vocab * 4
+
+
+def _computing(spec: ModelSpec, dtype: Dtype, tokens: int, parts_rows: int = 0) -> list[list[int]]:
+    """Tensors that are there while a layer attends, and while its feed-forward part is computed:
+    four hidden states, sines and cosines, and what is between two of the four products.
+    """
+    row = tokens * dtype.size_bytes
+    held = [spec.hidden * row] * 4 + [4 * tokens * spec.head_dim] * 2
+    attention = [(spec.q_rows + 2 * spec.kv_rows) * row, spec.q_rows * row]
+    attention += [4 * (tokens + parts_rows) * each for each in (spec.q_rows, 2 * spec.heads)]
+    return [held + attention, [*held, 2 * spec.ffn_hidden * row, spec.ffn_hidden * row]]
+
+
+def _head(spec: ModelSpec, dtype: Dtype) -> list[int]:
+    """While tokens are chosen: hidden states, logits before they are fp32, and the exponentials of
+    some of them.
+    """
+    rows = GRAPH_ROWS[-1]
+    some = min(rows, rows_at_a_time(spec.vocab))
+    hidden = [rows * spec.hidden_bytes_per_token(dtype)] * 3
+    return [*hidden, rows * spec.vocab * dtype.size_bytes, 4 * some * spec.vocab]
+
+
+def _drawing(spec: ModelSpec) -> list[int]:
+    """While tokens of some rows are drawn, which is no part of a graph."""
+    return [4 * max(DRAWN_NUMBERS, spec.vocab)] * (DRAWN_BYTES // 4)
+
+
+def _scoring(spec: ModelSpec, dtype: Dtype) -> list[int]:
+    """While tokens of a prompt are scored: logits of some rows, before and after they are fp32,
+    their exponentials, and which are likelier.
+    """
+    logits = rows_at_a_time(spec.vocab) * spec.vocab
+    return [4 * logits, 4 * logits, dtype.size_bytes * logits, logits]

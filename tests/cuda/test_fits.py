@@ -1,0 +1,145 @@
+"""What the planner plans full fits into a GPU, by the model of PyTorch's allocator: every shape in
+every dtype, on one card and on several, with and without --memory.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pytest
+
+from edgeserve.cost.reserve import (
+    CUBLAS_BYTES,
+    CUBLAS_BYTES_SINCE_HOPPER,
+    CUDA_CONTEXT_BYTES,
+    CUDA_LATE_BYTES,
+    cuda_runtime_bytes,
+)
+from edgeserve.errors import DoesNotFit
+from edgeserve.families.shapes import SHAPES
+from edgeserve.families.spec import PAGE_TOKENS, Dtype
+from edgeserve.families.stage import LayerRange, Stage
+from edgeserve.plan.facts import Plan, WorkerFacts
+from edgeserve.plan.planner import default_pages_max, make_plan
+from tests.cuda.allocator import CachingAllocator, OutOfMemory
+from tests.cuda.replay import Replay, record_frames, record_weights, replay
+
+GB = 10**9
+CARDS_GB = (8, 12, 16, 24)
+DTYPES = (Dtype.FP16,)
+"""bf16 has the sizes of fp16."""
+SHOWN = 0.97
+"""Of a card's memory, in GiB, that CUDA shows: 11,906 MiB of an RTX 3060's 12 GiB."""
+weights = functools.cache(record_weights)
+frames = functools.cache(record_frames)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What a worker says of its memory, and what its allocator can have of it."""
+
+    facts: WorkerFacts
+    limit_bytes: int
+    workspace_bytes: int = CUBLAS_BYTES
+
+
+def with_memory(memory_bytes: int, capability: tuple[int, int] = (8, 6)) -> Card:
+    """--memory limits the allocator; the context comes on top."""
+    return Card(
+        facts=_facts(memory_bytes, context_counts=True, capability=capability),
+        limit_bytes=memory_bytes - CUDA_CONTEXT_BYTES,
+        workspace_bytes=CUBLAS_BYTES_SINCE_HOPPER if capability >= (9, 0) else CUBLAS_BYTES,
+    )
+
+
+def whole_card(gib: int) -> Card:
+    """Without --memory: what is free while the context is there, of which it takes some more."""
+    free_bytes = int(SHOWN * gib * 2**30) - CUDA_CONTEXT_BYTES + CUDA_LATE_BYTES
+    return Card(
+        facts=_facts(free_bytes, context_counts=False, capability=(8, 6)),
+        limit_bytes=free_bytes - CUDA_LATE_BYTES,
+    )
+
+
+def _facts(memory_bytes: int, *, context_counts: bool, capability: tuple[int, int]) -> WorkerFacts:
+    return WorkerFacts(
+        name="card", memory_bytes=memory_bytes, is_gpu=True,
+        reserve_bytes=cuda_runtime_bytes(context_counts=context_counts, capability=capability),
+    )  # fmt: skip
+
+
+def planned(shape: str, dtype: Dtype, card: Card, cards: int) -> Plan | None:
+    """As many pages as there is room for; None if it does not fit."""
+    spec = SHAPES[shape]
+    try:
+        return make_plan(
+            spec, dtype, [card.facts] * cards, pages_max=default_pages_max(spec, 10**4)
+        )
+    except DoesNotFit:
+        return None
+
+
+def misfits(shape: str, dtype: Dtype, plan: Plan, card: Card) -> Iterator[str]:
+    """What is out of memory where."""
+    page_bytes = SHAPES[shape].kv_bytes_per_token(1, dtype) * PAGE_TOKENS
+    for number, each in enumerate(plan.stages):
+        needs = Needs(
+            shape, dtype, each.stage.embedding, each.stage.head, len(each.stage.layers),
+            plan.pages * page_bytes * len(each.stage.layers), plan.frame_tokens_max,
+        )  # fmt: skip
+        wrong = misfit(needs, card.limit_bytes, card.workspace_bytes)
+        if wrong:
+            yield (
+                f"{shape} in {dtype} on {len(plan.stages)} x {card.facts.memory_bytes / GB:.1f} GB,"
+                f" {plan.pages} pages, stage {number}: {wrong}"
+            )
+
+
+class Needs(NamedTuple):
+    """What a stage takes depends on."""
+
+    shape: str
+    dtype: Dtype
+    embedding: bool
+    head: bool
+    layers: int
+    pages_bytes: int
+    frame_tokens_max: int
+
+
+@functools.cache
+def misfit(needs: Needs, limit_bytes: int, workspace_bytes: int) -> str:
+    """Empty if it fits."""
+    spec, dtype = SHAPES[needs.shape], needs.dtype
+    stage = Stage(LayerRange(0, needs.layers), embedding=needs.embedding, head=needs.head)
+    place = Stage(LayerRange(0, 1), embedding=needs.embedding, head=needs.head)
+    memory = Replay(allocator=CachingAllocator(limit_bytes), workspace_bytes=workspace_bytes)
+    events = frames(spec, place, dtype, needs.frame_tokens_max)
+    try:
+        replay(stage, weights(spec, place, dtype), needs.pages_bytes, events, memory)
+    except OutOfMemory as error:
+        return str(error)
+    return ""
+
+
+def cards() -> Iterator[Card]:
+    for size in CARDS_GB:
+        yield with_memory(size * GB)
+        yield whole_card(size)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", sorted(set(SHAPES) - {"bench-1b"}))
+def test_what_is_planned_full_fits(shape: str, dtype: Dtype) -> None:
+    tried = [
+        (card, plan)
+        for card in cards()
+        for count in (1, 2, 3)
+        if (plan := planned(shape, dtype, card, count))
+    ]
+
+    assert [each for card, plan in tried for each in misfits(shape, dtype, plan, card)] == []
