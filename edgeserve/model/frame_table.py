@@ -212,8 +212,13 @@ def part_keys(tiles: Sequence[Tile], extent: Extent) -> list[int]:
         else min(tile.first_position, window - 1) + tile.tokens
         for tile in tiles
     ]
-    least = max(max(keys) / extent.parts, sum(keys) / extent.parts_wanted)
-    return [math.ceil(each / math.ceil(each / least) / BLOCK_KEYS) * BLOCK_KEYS for each in keys]
+    # In whole numbers: one part more than there is room for, and its keys would not be read.
+    least = max(-(-max(keys) // extent.parts), -(-sum(keys) // extent.parts_wanted))
+    parts = [-(-each // least) for each in keys]
+    return [
+        -(-each // (count * BLOCK_KEYS)) * BLOCK_KEYS
+        for each, count in zip(keys, parts, strict=True)
+    ]
 
 
 def tiles_of(segments: Sequence[PagedSegment], tile_tokens: int) -> list[Tile]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ from edgeserve.model.frame_table import (
     Tile,
     block_keys,
     pages_each,
+    part_keys,
     parts_for,
     parts_wanted,
     prompt_queries,
@@ -155,6 +158,15 @@ def test_no_tile_has_more_parts_than_there_is_room_for() -> None:
 
         assert max(found) <= parts_for(count, 40, processors)
         assert sum(found) <= count + wanted
+
+
+@pytest.mark.parametrize("parts", [2, 3, 6, 7, 13, 14, 31, 32])
+def test_the_parts_of_a_sequence_of_any_length_hold_all_of_its_keys(parts: int) -> None:
+    extent = replace(EXTENT, parts=parts, parts_wanted=parts)
+    for length in range(1, 2000):
+        for first, tokens in ((length - 1, 1), (0, length)):
+            [keys] = part_keys([Tile(0, 0, tokens, first)], extent)
+            assert parts * keys >= length
 
 
 @pytest.mark.parametrize(
