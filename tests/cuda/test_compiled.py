@@ -44,11 +44,11 @@ COMPILED: dict[str, tuple[int, Wanted]] = {
     "bf16 on an RTX 3060": (RTX_3060, _in_own_dtype(Dtype.BF16)),
     "fp32 on an RTX 3060": (RTX_3060, [(LLAMA, Dtype.FP32)]),
     "int8 and int4 on an RTX 3060": (RTX_3060, [(LLAMA, Dtype.INT8), (LLAMA, Dtype.INT4)]),
-    "an H200": (HOPPER, [(LLAMA, Dtype.FP16), (LLAMA, Dtype.INT8), (LLAMA, Dtype.INT4)]),
+    "an H200": (HOPPER, [(LLAMA, Dtype.FP16), (LLAMA, Dtype.INT8)]),
     "an A100": (A100, [(KNOBS, Dtype.FP16)]),
 }  # fmt: skip
 NEWEST_COMPILES: dict[str, tuple[int, Wanted]] = {
-    "an RTX 3060": (RTX_3060, [(LLAMA, Dtype.FP16), (LLAMA, Dtype.INT8)]),
+    "an RTX 3060": (RTX_3060, [(LLAMA, Dtype.INT8)]),
     "an H200": (HOPPER, [(KNOBS, Dtype.BF16)]),
 }
 if os.environ.get("CUDA_KERNELS") == "all":
