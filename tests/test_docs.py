@@ -371,11 +371,11 @@ def test_files_of_the_code_map_are_where_it_says() -> None:
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
-def test_the_plan_in_the_readme_is_what_the_command_prints(
+def test_the_plan_on_the_page_is_what_the_command_prints(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     command, printed = re.findall(
-        r"\$ edgeserve (plan [^\n]*)\n(.*?)```", page_text("README.md"), re.DOTALL
+        r"\$ edgeserve (plan [^\n]*)\n(.*?)```", page_text("docs/operating.md"), re.DOTALL
     )[0]
 
     assert cli.main(command.split()) == 0
