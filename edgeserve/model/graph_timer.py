@@ -20,7 +20,10 @@ class GraphTimer:
             for work in works:
                 work()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+        with (
+            torch.cuda.stream(torch.cuda.current_stream()),  # again, if the recording breaks off
+            torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
+        ):
             for work in works:
                 work()
         with torch.cuda.stream(self._stream):

@@ -7,7 +7,8 @@ others, out of memory above all, concern the work that met them.
 
 PyTorch tells most errors as `AcceleratorError` with CUDA's number; Triton and cuBLAS tell theirs in
 words alone, and cuBLAS in words that hide CUDA's. So whatever is not known by number or words is
-settled by asking the device for something harmless.
+settled by asking the device for something harmless: a sticky error comes back from every call, and
+a worker must not end for one that does not.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ import torch
 
 from edgeserve.errors import DeviceLost, EdgeserveError
 
-OUT_OF_MEMORY = 2
-ORDINARY = frozenset({1, OUT_OF_MEMORY, 9, 98, 209, 218, 222, 500, 600, 701, 801, *range(900, 909)})
-"""CUDA's numbers for an error of one call: a wrong argument, out of memory, a kernel that is not in
-the binary, was not compiled for this card or takes too many registers, something not supported, a
-recording that was broken off. Any other is taken for sticky."""
+STICKY = frozenset({214, 220, 700, 702, 710, *range(714, 720), 999})
+"""CUDA's numbers for errors that have ended the context: memory that cannot be corrected, a wrong
+address or instruction, a device's assertion, a launch that failed or took too long, and what CUDA
+itself does not know."""
+ORDINARY = frozenset({1, 2, 9, 98, 209, 218, 222, 500, 600, 701, 801, *range(900, 911)})
+"""For an error of one call: a wrong argument, out of memory, a kernel that is not in the binary, was
+not compiled for this card or takes too many registers, something not supported, a recording that
+was broken off. A stream that answers so is there."""
 STICKY_WORDS = (
     "illegal memory access",
     "illegal instruction",
@@ -32,8 +36,6 @@ STICKY_WORDS = (
     "launch timed out",
     "hardware stack error",
     "uncorrectable",
-    "CUBLAS_STATUS_EXECUTION_FAILED",
-    "CUBLAS_STATUS_INTERNAL_ERROR",
 )
 FULL_WORDS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
 """The last are those of PyTorch on a CPU."""
@@ -78,20 +80,22 @@ def release_memory() -> None:
 
 
 def _is_sticky(error: RuntimeError) -> bool:
-    if any(words in str(error) for words in STICKY_WORDS):
-        return True
-    code = getattr(error, "error_code", None)  # PyTorch sets it where CUDA gave one
-    return isinstance(error, torch.AcceleratorError) and code not in ORDINARY
+    return _code(error) in STICKY or any(words in str(error) for words in STICKY_WORDS)
+
+
+def _code(error: RuntimeError) -> int | None:
+    """CUDA's number; None where PyTorch was told none."""
+    return getattr(error, "error_code", None)
 
 
 def _answers_no_more() -> bool:
-    """Whether the device refuses even to wait for what it was told: a sticky error comes back from
-    every call. The stream and not the device, for which nobody may wait while another is recorded.
+    """Whether the device refuses even to wait for what it was told. The stream and not the device,
+    for which nobody may wait while another is recorded.
     """
     if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return False
     try:
         torch.cuda.current_stream().synchronize()
     except RuntimeError as error:
-        return not is_out_of_memory(error)
+        return not is_out_of_memory(error) and _code(error) not in ORDINARY
     return False

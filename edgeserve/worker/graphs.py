@@ -30,9 +30,13 @@ class GraphRecorder:
         self._warm_up(work)
         graph = torch.cuda.CUDAGraph()
         # "thread_local": what the finisher's thread asks CUDA meanwhile must not break the
-        # recording, as it would by default.
-        with torch.cuda.graph(
-            graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+        # recording, as it would by default. And PyTorch leaves its stream the current one where
+        # CUDA gives a recording up: frames of this thread would no longer wait for the loop's.
+        with (
+            torch.cuda.stream(torch.cuda.current_stream()),
+            torch.cuda.graph(
+                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+            ),
         ):
             results = work()
 

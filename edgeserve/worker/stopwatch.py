@@ -15,9 +15,10 @@ from edgeserve.clock import Clock
 
 SLEEP_S = 5e-3
 """What takes longer is waited for asleep. CUDA otherwise spins, which costs a core for as long as
-the device computes, and a box with two has a gateway to run, too. To be woken takes 0.05 ms, and
-0.2 ms in a virtual machine (docs/LOG.md): of 5 ms that is 1 to 4 %. A 3060 with a third of a 13B
-model takes 28 ms for a token and sleeps; an H200 with the same takes 3 ms and spins."""
+the device computes, and a box with two has a gateway to run, too. To be woken takes 0.05 ms, by an
+estimate that no card has confirmed yet; a virtual machine's own timer came 0.2 ms late
+(docs/LOG.md). Of 5 ms that is 1 to 4 %. By the same arithmetic a 3060 with a third of a 13B model,
+28 ms for a token, sleeps, and an H200 with the same, 3 ms, spins."""
 
 
 @dataclass(kw_only=True)

@@ -27,9 +27,7 @@ STICKY = [
     accelerator_error(220, "uncorrectable NVLink error detected during the execution"),
     accelerator_error(715, "an illegal instruction was encountered"),
     accelerator_error(999, "unknown error"),
-    accelerator_error(None, "a message of another version"),
     RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"),
-    RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx(...)`"),
     RuntimeError("CUDA driver error: unspecified launch failure"),
 ]
 FULL = [
@@ -66,10 +64,23 @@ def test_an_ordinary_one_does_not(error: Exception) -> None:
     assert is_out_of_memory(error) == (error in FULL)
 
 
+UNCLEAR = [
+    accelerator_error(None, "a message of another version"),
+    accelerator_error(400, "invalid resource handle"),
+    accelerator_error(720, "too many blocks in cooperative launch"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx(...)`"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_INTERNAL_ERROR when calling `cublasCreate(handle)`"),
+    RuntimeError("a library says it in its own way"),
+]
+
+
+@pytest.mark.parametrize("error", UNCLEAR, ids=str)
 @pytest.mark.parametrize(
     ("answer", "is_lost"),
     [
         (None, False),
+        (accelerator_error(900, "operation not permitted when stream is capturing"), False),
+        (accelerator_error(400, "invalid resource handle"), True),
         (accelerator_error(700, "an illegal memory access was encountered"), True),
         (RuntimeError("whatever it says"), True),
         (torch.OutOfMemoryError("CUDA out of memory"), False),
@@ -77,7 +88,7 @@ def test_an_ordinary_one_does_not(error: Exception) -> None:
     ids=str,
 )
 def test_of_an_error_in_other_words_the_device_is_asked(
-    answer: Exception | None, is_lost: bool, monkeypatch: pytest.MonkeyPatch
+    error: Exception, answer: Exception | None, is_lost: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Stream:
         def synchronize(self) -> None:
@@ -87,7 +98,7 @@ def test_of_an_error_in_other_words_the_device_is_asked(
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
 
-    lost = device_lost(RuntimeError("a library says it in its own way"))
+    lost = device_lost(error)
 
     assert (lost is not None) == is_lost
 
