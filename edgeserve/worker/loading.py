@@ -70,9 +70,11 @@ class Loading:
     def run(self) -> None:
         """Handles its own errors."""
         made = self._guarded(self._load)
-        if isinstance(made, EdgeserveError):
+        if isinstance(made, EdgeserveError) and not isinstance(made, DeviceLost):
             made = self._guarded(release_memory) or made
         self._tell(made)
+        if isinstance(made, DeviceLost):  # last: it ends the process
+            self._on_lost(made)
 
     def _load(self) -> Stage:
         release_memory()
@@ -85,10 +87,8 @@ class Loading:
             return without_trace(error)
         except Exception as error:  # guards the loading thread's border
             log.exception("loading failed")
-            lost = device_lost(error)
-            if lost is not None:
-                self._on_lost(lost)
-            return lost or EdgeserveError(f"loading failed: {type(error).__name__}: {error}")
+            what = f"loading failed: {type(error).__name__}: {error}"
+            return device_lost(error) or EdgeserveError(what)
 
     def _report(self, done: int, total: int) -> None:
         """A few times a second. Ends a load that was abandoned."""
