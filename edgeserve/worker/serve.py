@@ -29,7 +29,8 @@ WRITE_OUT_S = 1.0
 READ_S = 0.2
 """For the gateway to read them, before its streams are cut."""
 END_S = 3.0
-"""From a lost device to the end of the process, whatever hangs."""
+"""From a lost device to the end of the process, whatever hangs; and LAST_WORDS_S, if the log does."""
+LAST_WORDS_S = 0.5
 
 
 def run_worker(settings: WorkerSettings) -> int:
@@ -119,15 +120,21 @@ class Fuse:
             if self._is_blown:
                 return
             self._is_blown = True
-        log.error("%s; exit code %d", error, error.exit_code)
         last = threading.Timer(END_S, leave, (error.exit_code,))
         last.daemon = True
         last.start()
+        log.error("%s; exit code %d", error, error.exit_code)
         self._notify()
 
 
 def leave(exit_code: int) -> None:
-    """At once, but for what is logged."""
+    """At once, but for what is logged, if somebody reads it."""
+    last_words = threading.Thread(target=_write_last_words, daemon=True)
+    last_words.start()
+    last_words.join(LAST_WORDS_S)
+    os._exit(exit_code)
+
+
+def _write_last_words() -> None:
     logging.shutdown()
     sys.stdout.flush()
-    os._exit(exit_code)

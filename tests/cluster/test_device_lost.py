@@ -162,6 +162,31 @@ asyncio.run(hang())
     assert time.monotonic() - start_s < 30
 
 
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_nor_does_a_log_that_nobody_reads(stream: str) -> None:
+    """A full pipe stops whoever writes into it."""
+    program = """
+import logging, sys, time
+from edgeserve.errors import DeviceLost
+from edgeserve.worker import serve
+logging.basicConfig(stream=sys.STREAM)
+sys.STREAM.write("x" * 65536)
+sys.STREAM.flush()
+serve.END_S = 0.2
+serve.LAST_WORDS_S = 0.2
+serve.Fuse().blow(DeviceLost("no more"))
+time.sleep(60)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program.replace("STREAM", stream)],
+        **{stream: subprocess.PIPE},  # type: ignore[call-overload]
+    ) as process:
+        try:
+            assert process.wait(20) == 4
+        finally:
+            process.kill()
+
+
 def _blames(error: StageUnavailable, stage: int, worker: Address) -> None:
     assert error.http_status == 503
     assert error.numbers["stage"] == stage
