@@ -19,19 +19,25 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 NONE = "none"
 """Of a version: it is not installed."""
-NVIDIA_SMI_S = 5.0
-"""It takes 2 s where it has to wake the driver first, and for ever on a card that fell off its bus.
+NVIDIA_SMI_S = 20.0
+"""Where nothing keeps the driver awake it wakes each card first, a second or two for each, of which
+there may be eight (by what is told of it, not measured). On a card that fell off its bus it takes
+for ever.
 """
+END_S = 1.0
+"""For it to be ended, which takes milliseconds where it is possible."""
 KERNEL_DRIVER = Path("/proc/driver/nvidia/version")
 DEVICE_NODES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
 """Of which a process that may use a GPU sees one: the second is that of Windows' Linux."""
 MIB = 2**20
 QUERY = "name,driver_version,memory.free,uuid,mig.mode.current"
+FORMAT = ("--format=csv,noheader,nounits",)
 QUERIES = (f"{QUERY},compute_cap", QUERY)
 """The second for drivers before 510, which do not know the last word of the first."""
 ROW = re.compile(
@@ -152,16 +158,40 @@ def _ask_nvidia_smi() -> tuple[str, str]:
     said = ""
     for query in QUERIES if program else ():
         try:
-            told = subprocess.run(
-                [str(program), f"--query-gpu={query}", "--format=csv,noheader,nounits"],
-                capture_output=True, text=True, timeout=NVIDIA_SMI_S, check=False,
-            )  # fmt: skip
-        except (OSError, subprocess.SubprocessError):
-            return "", f"nvidia-smi does not answer within {NVIDIA_SMI_S:.0f} s"
-        if told.returncode == 0:
-            return told.stdout, next(iter(told.stdout.splitlines()), "")
-        said = said or next(iter(f"{told.stdout}{told.stderr}".strip().splitlines()), "")
+            code, out, err = _answer([str(program), f"--query-gpu={query}", *FORMAT])
+        except subprocess.TimeoutExpired:
+            return "", (
+                f"nvidia-smi does not answer within {NVIDIA_SMI_S:.0f} s; the kernel's log "
+                "(dmesg) may say why, and a restart of this machine help"
+            )
+        except OSError as error:
+            return "", f"nvidia-smi cannot be started: {error.strerror}"
+        if code == 0:
+            return out, next(iter(out.splitlines()), "")
+        said = said or next(iter(f"{out}{err}".strip().splitlines()), "")
     return "", said
+
+
+def _answer(command: Sequence[str]) -> tuple[int, str, str]:
+    """Exit code, output and errors. Raises TimeoutExpired, and does not wait for the end of what is
+    ended then: a program that hangs in the driver cannot be.
+    """
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, errors="replace",
+    )  # fmt: skip
+    try:
+        out, err = process.communicate(timeout=NVIDIA_SMI_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(END_S)
+        raise
+    finally:
+        for pipe in (process.stdout, process.stderr):
+            if pipe:
+                pipe.close()
+    return process.returncode, out, err
 
 
 def _kernel_drivers_version(kernel_driver: Path) -> str:

@@ -5,8 +5,13 @@ that a test has written.
 from __future__ import annotations
 
 import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
@@ -248,6 +253,51 @@ def test_a_program_that_hangs_is_given_up(
 
     assert not seen.is_there
     assert "does not answer" in seen.said
+
+
+class UnkillableProcess(subprocess.Popen[str]):
+    """As one that waits inside a driver."""
+
+    started: ClassVar[list[UnkillableProcess]] = []
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.started.append(self)
+
+    def kill(self) -> None:
+        """It is told, and does not end."""
+
+
+@pytest.fixture
+def unkillable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(subprocess, "Popen", UnkillableProcess)
+    yield
+    for process in UnkillableProcess.started:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    UnkillableProcess.started.clear()
+
+
+@pytest.mark.usefixtures("unkillable")
+def test_so_is_one_that_cannot_be_ended(
+    nvidia_smi: Path, proc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "NVIDIA_SMI_S", 0.05)
+    monkeypatch.setattr(gpu, "END_S", 0.05, raising=False)
+    says(nvidia_smi, "exec sleep 8")
+    start_s = time.monotonic()
+
+    seen = look_at_driver(None, kernel_driver=proc)
+
+    assert time.monotonic() - start_s < 6
+    assert "does not answer" in seen.said
+
+
+def test_a_program_that_cannot_be_started_is_told(nvidia_smi: Path, proc: Path) -> None:
+    nvidia_smi.write_text("no program")
+    nvidia_smi.chmod(0o755)
+
+    assert "cannot be started: Exec format" in look_at_driver(None, kernel_driver=proc).said
 
 
 def test_a_box_without_anything_has_no_driver(nvidia_smi: Path, proc: Path) -> None:

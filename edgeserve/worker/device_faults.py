@@ -24,9 +24,9 @@ STICKY = frozenset({214, 220, 700, 702, 710, *range(714, 720), 999})
 address or instruction, a device's assertion, a launch that failed or took too long, and what CUDA
 itself does not know."""
 ORDINARY = frozenset({1, 2, 9, 98, 209, 218, 222, 500, 600, 701, 801, *range(900, 911)})
-"""For an error of one call: a wrong argument, out of memory, a kernel that is not in the binary, was
-not compiled for this card or takes too many registers, something not supported, a recording that
-was broken off. A stream that answers so is there."""
+"""For an error of one call: a wrong argument, out of memory, a kernel that is not in the binary,
+was not compiled for this card or takes too many registers, something not supported, a recording
+that was broken off. A stream that answers so is there."""
 STICKY_WORDS = (
     "illegal memory access",
     "illegal instruction",

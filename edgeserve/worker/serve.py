@@ -29,8 +29,9 @@ WRITE_OUT_S = 1.0
 READ_S = 0.2
 """For the gateway to read them, before its streams are cut."""
 END_S = 3.0
-"""From a lost device to the end of the process, whatever hangs; and LAST_WORDS_S, if the log does."""
+"""From a lost device to the end of the process, whatever hangs."""
 LAST_WORDS_S = 0.5
+"""Then, for a log that nobody reads."""
 
 
 def run_worker(settings: WorkerSettings) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from edgeserve.clock import ManualClock
@@ -33,6 +35,8 @@ class FakeCuda(Cuda):
         """By another program, after this one has asked what is free."""
         self.failures: dict[str, Exception] = {}
         """What each method raises, by its name."""
+        self.when_asked: Callable[[], object] = lambda: None
+        """Called by `is_available`."""
         self.limit_share = 1.0
         self.copied: list[int] = []
         """The sizes of buffers that were had."""
@@ -41,6 +45,7 @@ class FakeCuda(Cuda):
         self._copy_bytes = 0
 
     def is_available(self) -> bool:
+        self.when_asked()
         return self.is_shown
 
     def init(self) -> None:

@@ -247,6 +247,19 @@ def test_a_container_that_was_given_no_card_is_told(opened: Opened, cuda: FakeCu
     assert "docker run --gpus all" in str(refused)
 
 
+def test_what_a_start_waits_for_is_in_the_log_before_it_waits(
+    opened: Opened, cuda: FakeCuda, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where nvidia-smi hangs in the driver, CUDA does, too."""
+    hangs = replace(DRIVER, gpu=None, said="nvidia-smi does not answer within 20 s")
+    logged = []
+    cuda.when_asked = lambda: logged.append(caplog.text)
+    with caplog.at_level(logging.WARNING):
+        opened(driver=hangs)
+
+    assert "asking CUDA for a GPU, though nvidia-smi does not answer" in logged[0]
+
+
 def test_a_driver_that_does_not_answer_is_told_where_the_kernel_shows_none(
     opened: Opened, cuda: FakeCuda, caplog: pytest.LogCaptureFixture
 ) -> None:
