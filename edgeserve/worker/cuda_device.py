@@ -115,7 +115,7 @@ def open_gpu(
     EdgeserveError if it does not come up, DoesNotFit if there is no memory to measure it with.
     """
     if driver.is_there and driver.said:  # where nvidia-smi hangs CUDA may, too
-        log.warning("asking CUDA for a GPU, though %s", driver.said)
+        log.warning("asking CUDA for a GPU, which may hang: %s", driver.said)
     if not cuda.is_available():
         _say_why_none(settings, driver, cuda)
         return None

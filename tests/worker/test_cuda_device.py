@@ -257,7 +257,7 @@ def test_what_a_start_waits_for_is_in_the_log_before_it_waits(
     with caplog.at_level(logging.WARNING):
         opened(driver=hangs)
 
-    assert "asking CUDA for a GPU, though nvidia-smi does not answer" in logged[0]
+    assert "asking CUDA for a GPU, which may hang: nvidia-smi does not answer" in logged[0]
 
 
 def test_a_driver_that_does_not_answer_is_told_where_the_kernel_shows_none(

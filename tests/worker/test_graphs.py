@@ -41,7 +41,7 @@ class BreakingGraph:
 def current(monkeypatch: pytest.MonkeyPatch) -> Callable[[], MadeUpStream]:
     """Which stream is the current one."""
     streams = [MadeUpStream("default")]
-    for name, instead in {
+    stand_ins: dict[str, Any] = {
         "_get_device_index": lambda *_: 0,
         "current_stream": lambda *_: streams[-1],
         "set_stream": streams.append,
@@ -50,7 +50,8 @@ def current(monkeypatch: pytest.MonkeyPatch) -> Callable[[], MadeUpStream]:
         "graph_pool_handle": lambda: (0, 1),
         "synchronize": lambda *_: None,
         "empty_cache": lambda: None,
-    }.items():
+    }
+    for name, instead in stand_ins.items():
         monkeypatch.setattr(torch.cuda, name, instead)
     monkeypatch.setattr(torch._C, "_host_emptyCache", lambda: None, raising=False)
     return lambda: streams[-1]
