@@ -43,6 +43,8 @@ the device are that much shorter."""
 LOGITS_BYTES = 16 * 2**20
 """Of fp32 logits that are taken at a time where it is not all of a frame's: 32 rows of a vocabulary
 of 128,000 tokens, for which the head is read once."""
+ROUNDED_BYTES = 128 * MIB
+"""Of four million numbers in fp32 and as whole ones, as they are rounded."""
 TABLE_FIELDS = 8
 """Numbers of a row of a frame's table."""
 SEGMENTS = 128
@@ -113,6 +115,16 @@ def workspace(spec: ModelSpec, stage: Stage, dtype: Dtype, frame_tokens_max: int
         cublas=STREAMS * packed_bytes([CUBLAS_BYTES]),
         gaps=MEDIUM_SEGMENT,
     )
+
+
+def loading_bytes(spec: ModelSpec, stage: Stage, dtype: Dtype) -> int:
+    """What loading takes beside weights, until there are pages: quantised layers come from one in
+    full precision, the largest, and are rounded a block at a time.
+    """
+    if not dtype.is_quantised:
+        return 0
+    numbers = max(2 * spec.ffn_hidden, spec.q_rows, spec.vocab if stage.head else 0) * spec.hidden
+    return numbers * dtype.size_bytes + ROUNDED_BYTES
 
 
 def _rounding_bytes(spec: ModelSpec, stage: Stage, dtype: Dtype) -> int:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from edgeserve.cost.reserve import workspace
+from edgeserve.cost.reserve import loading_bytes, workspace
 from edgeserve.families.spec import PAGE_TOKENS, Dtype, ModelSpec
 from edgeserve.families.stage import LayerRange, Stage
 from edgeserve.plan.facts import WorkerFacts
@@ -69,9 +69,15 @@ class Problem:
         return self.free_bytes(worker, count) // self.page_bytes(count)
 
     def needed_bytes(self, worker: int, count: int) -> int:
-        """For the reserve, the slice and the fewest pages."""
+        """For the reserve, the slice and the fewest pages; or for loading, if that is more."""
         pages_bytes = math.ceil(self.min_tokens / PAGE_TOKENS) * self.page_bytes(count)
-        return self.reserve_bytes(worker, count) + self.slice_bytes(worker, count) + pages_bytes
+        held = self.reserve_bytes(worker, count) + self.slice_bytes(worker, count)
+        return held + max(pages_bytes, self._loading_bytes(worker, count))
+
+    def _loading_bytes(self, worker: int, count: int) -> int:
+        if not self.workers[worker].is_gpu:
+            return 0
+        return loading_bytes(self.spec, self.stage(worker, count), self.dtype)
 
     def missing_bytes(self, worker: int, count: int) -> int:
         """What the worker lacks of them; 0 if they fit."""

@@ -35,35 +35,39 @@ PRODUCTS = frozenset(("mm", "addmm"))
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    before: Sequence[Event]
-    """The embedding, and the first layer."""
+    """What loading does, piece by piece."""
+
+    embedding: Sequence[Event]
+    first: Sequence[Event]
+    """The first layer."""
     layer: Sequence[Event]
     """Each further one."""
     kept: Sequence[Event]
     """The same without what it gives back at once."""
-    behind: Sequence[Event]
-    """The head, and what loading itself gives back."""
+    head: Sequence[Event]
+    """And what loading itself gives back."""
 
 
-def record_weights(spec: ModelSpec, stage: Stage, dtype: Dtype) -> Weights:
-    """`stage` only says where it stands."""
+def record_weights(spec: ModelSpec, dtype: Dtype, *, head: bool) -> Weights:
+    """With a head more memory is taken from the start: for the largest matrix that comes."""
+    stage = Stage(LayerRange(0, LAYERS), embedding=True, head=head)
     load, device = _load(spec, stage, dtype, 0), MetaDevice()
     filling, ends = empty_slice(load), dict[str, int]()
     with noted(device, load):
         for source in filling.sources:
             filling.rows(source).zero_()
             filling.filled(source)
-            part = source.target.partition("layers.")[2].partition(".")[0]
-            ends[part] = len(device.events)
+            ends[source.target.partition("layers.")[2][:1] or source.target] = len(device.events)
         slice_ = filling.slice
         del filling, source
-    events, first, second = device.events[:], ends["0"], ends["1"]
+    events, embedded = device.events[:], ends["embedding.weight"]
     del slice_  # only now: its weights stay
     return Weights(
-        before=_of_memory(events[:first]),
-        layer=_of_memory(events[first:second]),
-        kept=_kept(events[first:second]),
-        behind=_of_memory(events[second:]),
+        embedding=_of_memory(events[:embedded]),
+        first=_of_memory(events[embedded : ends["0"]]),
+        layer=_of_memory(events[ends["0"] : ends["1"]]),
+        kept=_kept(events[ends["0"] : ends["1"]]),
+        head=_of_memory(events[ends["1"] :]),
     )
 
 
@@ -144,10 +148,10 @@ def replay(
     stage: Stage, weights: Weights, pages_bytes: int, frames: Sequence[Event], memory: Replay
 ) -> None:
     """Loads and serves a stage. Raises OutOfMemory."""
-    memory.play(weights.before)
+    memory.play([*(weights.embedding if stage.embedding else []), *weights.first])
     for number in range(1, len(stage.layers)):
         memory.play(weights.layer if number <= WHOLE_LAYERS else weights.kept)
-    memory.play(weights.behind)
+    memory.play(weights.head)
     memory.allocator.empty_cache()  # as `load_stage` does
     for _ in ("keys", "values"):
         memory.allocator.allocate(pages_bytes // 2)
