@@ -25,7 +25,7 @@ from edgeserve.box import look_at_box
 from edgeserve.clock import MonotonicClock
 from edgeserve.config import Address, GatewaySettings, WorkerSettings, address
 from edgeserve.families.folder import open_model
-from edgeserve.families.sampling import Sampling
+from edgeserve.frames.sampling import Sampling
 from edgeserve.pipeline.engine import PipelineEngine
 from edgeserve.pipeline.generation import Order
 from edgeserve.wire.loop import run_on_loop, told_to_end

@@ -28,7 +28,7 @@ import torch
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from edgeserve.errors import Unprocessable
-from edgeserve.families.sampling import Sampling
+from edgeserve.frames.sampling import Sampling
 from edgeserve.gateway.text.grammar import Guides, TokenGuide
 from edgeserve.gateway.text.tokenizer import Tokenizer, read_tokenizer
 from edgeserve.model.sampling import SampleRow, choose

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from edgeserve.families.shapes import SHAPES
 from edgeserve.families.spec import Dtype, ModelSpec
-from edgeserve.families.stage import LayerRange, Stage
+from edgeserve.frames.stage import LayerRange, Stage
 from edgeserve.worker.cards import CARDS
 
 SPEC = SHAPES["llama-2-13b"]

@@ -12,7 +12,8 @@ import json
 import sys
 
 from edgeserve.clock import ProcessorTime
-from edgeserve.timing.hop import Hop, Lap, StageTime
+from edgeserve.frames.stage_time import StageTime
+from edgeserve.timing.hop import Hop, Lap
 from edgeserve.timing.ledger import Ledger, StageLabel
 
 STAGES = 3

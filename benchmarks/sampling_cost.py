@@ -12,7 +12,7 @@ import time
 
 import torch
 
-from edgeserve.families.sampling import Sampling
+from edgeserve.frames.sampling import Sampling
 from edgeserve.model.sampling import SampleRow, choose
 
 VOCABS = (32_000, 128_256)

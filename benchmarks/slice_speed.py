@@ -21,7 +21,7 @@ import torch
 from edgeserve.clock import ProcessorTime
 from edgeserve.families.folder import open_model
 from edgeserve.families.spec import PAGE_TOKENS, Dtype, ModelSpec
-from edgeserve.families.stage import cut
+from edgeserve.frames.stage import cut
 from edgeserve.model import batch as batches
 from edgeserve.model.batch import PackedBatch, PagedSegment
 from edgeserve.model.packed import FastestLayout

@@ -30,8 +30,8 @@ from edgeserve.config import Address, address
 from edgeserve.families.folder import ModelSource, open_model
 from edgeserve.families.rules import stage_tensors
 from edgeserve.families.spec import Dtype
-from edgeserve.families.stage import cut
 from edgeserve.families.stage_files import FoundTensor, find_tensors
+from edgeserve.frames.stage import cut
 from edgeserve.model.weights import Form, load_found
 from edgeserve.pipeline.supply import Supplier
 from edgeserve.wire.client import WorkerClient

@@ -20,7 +20,7 @@ from benchmarks.measures import (
 )
 from edgeserve.families.shapes import SHAPES
 from edgeserve.families.spec import Dtype
-from edgeserve.families.stage import LayerRange, Stage
+from edgeserve.frames.stage import LayerRange, Stage
 
 THREE_WORKERS = "edgeserve, 3 workers"
 THREE_WORKERS_INT8 = "edgeserve int8, 3 workers"

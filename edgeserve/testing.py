@@ -19,6 +19,7 @@ from typing import Any
 
 from edgeserve.clock import Clock, ManualClock
 from edgeserve.errors import EdgeserveError, Overloaded, StageUnavailable
+from edgeserve.frames.stage_time import StageTime
 from edgeserve.pipeline.generation import (
     Ended,
     Generation,
@@ -29,7 +30,7 @@ from edgeserve.pipeline.generation import (
     Token,
 )
 from edgeserve.schedule.limits import Statistics
-from edgeserve.timing.hop import Hop, Lap, StageTime
+from edgeserve.timing.hop import Hop, Lap
 from edgeserve.timing.ledger import Ledger, StageLabel
 from edgeserve.timing.observer import Observer, Step
 

@@ -22,9 +22,10 @@ from edgeserve import cli
 from edgeserve.config import PREFIX, GatewaySettings, WorkerSettings
 from edgeserve.doctor.report import TITLES
 from edgeserve.errors import EdgeserveError, named_errors
+from edgeserve.frames.stage_time import StageTime
 from edgeserve.gpu import CAPABILITY_MIN, DRIVER_MIN, OLDER_BUILDS
 from edgeserve.probe.report import NUMBERS
-from edgeserve.timing.hop import Hop, Lap, StageTime
+from edgeserve.timing.hop import Hop, Lap
 from edgeserve.timing.ledger import Ledger, StageLabel
 from edgeserve.wire.pb import worker_pb2
 from tests.pages import ROOT, code_of, page_text, rows_of, section_of

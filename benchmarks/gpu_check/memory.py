@@ -21,12 +21,12 @@ from benchmarks.gpu_check.timing import open_torch_device, wait_for
 from edgeserve.clock import MonotonicClock
 from edgeserve.config import Address, GatewaySettings, WorkerSettings
 from edgeserve.families.folder import open_model
-from edgeserve.families.sampling import Sampling
 from edgeserve.families.spec import Dtype
+from edgeserve.frames.micro_batch import Segment
+from edgeserve.frames.sampling import Sampling
 from edgeserve.pipeline.cluster import Member, plan_for
 from edgeserve.plan.facts import Plan
 from edgeserve.plan.planner import CHUNK_BESIDE
-from edgeserve.schedule.micro_batch import Segment
 from edgeserve.wire.client import WorkerClient
 from edgeserve.wire.frame import Frame, Open
 from edgeserve.wire.messages import Description, LoadOrder

@@ -22,9 +22,9 @@ from benchmarks.gpu_check.timing import copy_bytes_per_s, open_torch_device
 from edgeserve.clock import MonotonicClock
 from edgeserve.config import GatewaySettings, address
 from edgeserve.families.folder import open_model
-from edgeserve.families.sampling import Sampling
 from edgeserve.families.spec import Dtype, ModelSpec
-from edgeserve.families.stage import LayerRange, Stage
+from edgeserve.frames.sampling import Sampling
+from edgeserve.frames.stage import LayerRange, Stage
 from edgeserve.launch.processes import Child, start_child
 from edgeserve.pipeline.engine import PipelineEngine
 from edgeserve.pipeline.generation import Order

@@ -17,8 +17,8 @@ import torch
 
 from benchmarks.gpu_check.setup import Setup
 from benchmarks.gpu_check.timing import open_torch_device
-from edgeserve.families.sampling import Sampling
 from edgeserve.families.spec import Dtype
+from edgeserve.frames.sampling import Sampling
 from edgeserve.wire.frame import FrameResult, Sampled
 from tests.gpu.steps import greedy, halve_weights, stage_on
 from tests.model.tiny import save_tiny

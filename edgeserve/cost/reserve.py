@@ -16,7 +16,7 @@ from dataclasses import astuple, dataclass
 
 from edgeserve.cost.segments import MEDIUM_SEGMENT, MIB, STEP, packed_bytes, segments_bytes
 from edgeserve.families.spec import PAGE_TOKENS, Dtype, ModelSpec
-from edgeserve.families.stage import Stage
+from edgeserve.frames.stage import Stage
 
 MB = 10**6
 

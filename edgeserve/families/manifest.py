@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from edgeserve.errors import WireError
 from edgeserve.families.rules import TensorSource, stage_tensors
 from edgeserve.families.spec import ModelSpec
-from edgeserve.families.stage import Stage
 from edgeserve.families.stage_files import ITEM_BYTES
+from edgeserve.frames.stage import Stage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 from edgeserve.families.spec import ModelSpec
-from edgeserve.families.stage import LayerRange, Stage
+from edgeserve.frames.stage import LayerRange, Stage
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Literal
 
-from edgeserve.families.stage import LayerRange, Stage
+from edgeserve.frames.stage import LayerRange, Stage
 
 PAGE_TOKENS = 16
 """Tokens of keys and values in one page. vLLM's and TGI's block is 16 too."""

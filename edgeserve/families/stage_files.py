@@ -19,7 +19,7 @@ from edgeserve.families.rules import (
     unknown_tensors,
 )
 from edgeserve.families.spec import ModelSpec
-from edgeserve.families.stage import Stage
+from edgeserve.frames.stage import Stage
 
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 """What a tensor of a model may be stored as, and the bytes of one number."""

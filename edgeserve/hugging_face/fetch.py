@@ -49,7 +49,7 @@ from edgeserve.families.checkpoint import INDEX, has_weights, indexed_files
 from edgeserve.families.folder import ModelSource, open_folder, told_model, with_own_head
 from edgeserve.families.head import has_both, said_of_names
 from edgeserve.families.rules import name_in_files, stage_tensors
-from edgeserve.families.stage import Stage
+from edgeserve.frames.stage import Stage
 from edgeserve.hugging_face.progress import FetchProgress
 from edgeserve.hugging_face.reference import HubModel
 

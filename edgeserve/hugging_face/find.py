@@ -7,7 +7,7 @@ from types import ModuleType
 
 from edgeserve.errors import BadModel
 from edgeserve.families.folder import ModelSource, open_model
-from edgeserve.families.stage import Stage
+from edgeserve.frames.stage import Stage
 from edgeserve.hugging_face.progress import FetchProgress
 from edgeserve.hugging_face.reference import HubModel, hub_model
 

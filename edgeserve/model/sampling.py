@@ -24,7 +24,7 @@ from torch import Tensor
 
 from edgeserve.cost.reserve import DRAWN_NUMBERS, rows_at_a_time
 from edgeserve.errors import EdgeserveError
-from edgeserve.families.sampling import TOP_LOGPROBS_MAX, Sampling
+from edgeserve.frames.sampling import TOP_LOGPROBS_MAX, Sampling
 
 HOST_NUMBERS, DEVICE_NUMBERS = 2**15, DRAWN_NUMBERS
 """Logits from which tokens are drawn at a time, rows together. On a CPU so few that what is made of

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from edgeserve.cost.reserve import rows_at_a_time
-from edgeserve.families.sampling import TOP_LOGPROBS_MAX
+from edgeserve.frames.sampling import TOP_LOGPROBS_MAX
 from edgeserve.model.sampling import likeliest, on_device_of, pairs, with_logprobs
 from edgeserve.model.slice import Slice
 

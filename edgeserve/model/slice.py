@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgeserve.families.spec import ModelSpec
-from edgeserve.families.stage import Stage
+from edgeserve.frames.stage import Stage
 from edgeserve.model.attention import Where
 from edgeserve.model.batch import PackedBatch
 from edgeserve.model.block import DecoderBlock, RmsNorm

@@ -24,8 +24,8 @@ from edgeserve.errors import BadModel, DamagedWeights
 from edgeserve.families.checkpoint import StoredTensor
 from edgeserve.families.rules import TensorSource, stage_tensors
 from edgeserve.families.spec import ModelSpec
-from edgeserve.families.stage import Stage
 from edgeserve.families.stage_files import FoundTensor, find_tensors
+from edgeserve.frames.stage import Stage
 from edgeserve.model.product import LeavePlain, Preparation, Product, empty_parameter
 from edgeserve.model.slice import Slice
 from edgeserve.model.staging import STORED, Staging, staging_to

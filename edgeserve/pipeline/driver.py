@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from edgeserve.clock import Clock
 from edgeserve.errors import DeviceLost, EdgeserveError, StageUnavailable
+from edgeserve.frames.micro_batch import MicroBatch, Opening
 from edgeserve.pipeline.draft import Drafter
 from edgeserve.pipeline.generation import (
     Arrival,
@@ -45,7 +46,6 @@ from edgeserve.schedule.events import (
     StageLost,
     Ticked,
 )
-from edgeserve.schedule.micro_batch import MicroBatch, Opening
 from edgeserve.schedule.scheduler import Scheduler
 from edgeserve.timing.hop import Lap
 from edgeserve.timing.ledger import Ledger, StageLabel

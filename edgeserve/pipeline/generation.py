@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from edgeserve.errors import EdgeserveError
-from edgeserve.families.sampling import Sampling
+from edgeserve.frames.sampling import Sampling
 from edgeserve.schedule.limits import Statistics
 from edgeserve.timing.ledger import Ledger
 from edgeserve.timing.observer import Observer

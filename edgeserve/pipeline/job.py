@@ -6,11 +6,11 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from edgeserve.frames.micro_batch import Segment
 from edgeserve.pipeline.draft import Drafter, accepted
 from edgeserve.pipeline.generation import Generation, Order, Token
 from edgeserve.pipeline.page_hash import PageHashes
 from edgeserve.schedule.events import News
-from edgeserve.schedule.micro_batch import Segment
 from edgeserve.timing.ledger import Ledger
 from edgeserve.wire.frame import Sampled, Score
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgeserve.families.spec import PAGE_TOKENS, Dtype, ModelSpec
-from edgeserve.families.stage import Stage
+from edgeserve.frames.stage import Stage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from edgeserve.cost.reserve import loading_bytes, workspace
 from edgeserve.families.spec import PAGE_TOKENS, Dtype, ModelSpec
-from edgeserve.families.stage import LayerRange, Stage
+from edgeserve.frames.stage import LayerRange, Stage
 from edgeserve.plan.facts import WorkerFacts
 
 SPEED_DIGITS = 2

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from edgeserve.errors import BadRequest, DoesNotFit
 from edgeserve.families.spec import PAGE_TOKENS, Dtype, ModelSpec
-from edgeserve.families.stage import cut
+from edgeserve.frames.stage import cut
 from edgeserve.plan.amount import amount
 from edgeserve.plan.facts import Plan, StagePlan, WorkerFacts
 from edgeserve.plan.partition import Problem, closest_cut, partition

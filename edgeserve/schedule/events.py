@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from edgeserve.errors import EdgeserveError
-from edgeserve.schedule.micro_batch import MicroBatch
+from edgeserve.frames.micro_batch import MicroBatch
 
 
 @dataclass(frozen=True, kw_only=True)

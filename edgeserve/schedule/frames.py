@@ -12,10 +12,10 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from edgeserve.frames.micro_batch import MicroBatch, Opening, Segment
 from edgeserve.schedule.events import FrameDone
 from edgeserve.schedule.grouping import Grouping, cycle_s
 from edgeserve.schedule.limits import Limits
-from edgeserve.schedule.micro_batch import MicroBatch, Opening, Segment
 from edgeserve.schedule.prompt_share import PromptShare
 from edgeserve.schedule.sequence import Sequence
 from edgeserve.schedule.step_times import StepTimes

@@ -18,6 +18,7 @@ from collections import deque
 
 from edgeserve.errors import EdgeserveError, Overloaded, Unprocessable
 from edgeserve.families.spec import PAGE_TOKENS
+from edgeserve.frames.micro_batch import Segment
 from edgeserve.schedule.events import (
     Action,
     Admit,
@@ -37,7 +38,6 @@ from edgeserve.schedule.events import (
 )
 from edgeserve.schedule.frames import Frames
 from edgeserve.schedule.limits import Limits, Statistics
-from edgeserve.schedule.micro_batch import Segment
 from edgeserve.schedule.page_holders import PageHolders
 from edgeserve.schedule.sequence import Sequence
 

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass, field
 
 from edgeserve.families.spec import PAGE_TOKENS
+from edgeserve.frames.micro_batch import Segment
 from edgeserve.schedule.events import Arrived
-from edgeserve.schedule.micro_batch import Segment
 
 
 @dataclass(kw_only=True)

@@ -3,6 +3,8 @@
 Not covered: TLS; compression; a raw lane beside gRPC; transfer between workers.
 """
 
+SERVICE = "edgeserve.v1.Worker"
+"""As the protocol file names it."""
 PROTOCOL = 5
 """Two ends that disagree on it refuse each other by name."""
 

@@ -14,7 +14,7 @@ import grpc.aio
 
 from edgeserve.config import Address
 from edgeserve.errors import EdgeserveError, StageUnavailable, WireError, named_errors
-from edgeserve.wire import EPOCH_METADATA, ERROR_METADATA, MESSAGE_BYTES_MAX
+from edgeserve.wire import EPOCH_METADATA, ERROR_METADATA, MESSAGE_BYTES_MAX, SERVICE
 from edgeserve.wire.messages import (
     Description,
     LoadOrder,
@@ -24,7 +24,6 @@ from edgeserve.wire.messages import (
     progress_from_pb,
 )
 from edgeserve.wire.pb import worker_pb2 as pb
-from edgeserve.wire.server import SERVICE
 
 KEEPALIVE_S = 5
 """A worker that answers no ping for this long after one was sent is lost, so a frozen box is

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from google.protobuf.message import DecodeError
 
 from edgeserve.errors import WireError
-from edgeserve.families.sampling import Sampling
-from edgeserve.schedule.micro_batch import MicroBatch, Segment
-from edgeserve.timing.hop import StageTime
+from edgeserve.frames.micro_batch import MicroBatch, Segment
+from edgeserve.frames.sampling import Sampling
+from edgeserve.frames.stage_time import StageTime
 from edgeserve.wire.frame import Failure, Frame, FrameResult, Open, Sampled, Score, Scored
 from edgeserve.wire.pb import worker_pb2 as pb
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from edgeserve.families.sampling import Sampling
-from edgeserve.schedule.micro_batch import Segment
-from edgeserve.timing.hop import StageTime
+from edgeserve.frames.micro_batch import Segment
+from edgeserve.frames.sampling import Sampling
+from edgeserve.frames.stage_time import StageTime
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from edgeserve import __version__
 from edgeserve.box import Box
 from edgeserve.errors import WireError
 from edgeserve.families.spec import Dtype
-from edgeserve.families.stage import LayerRange, Stage
+from edgeserve.frames.stage import LayerRange, Stage
 from edgeserve.wire import PROTOCOL
 from edgeserve.wire.pb import worker_pb2 as pb
 

@@ -19,7 +19,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from edgeserve.config import Address
 from edgeserve.errors import BadSettings, EdgeserveError, WireError
-from edgeserve.wire import EPOCH_METADATA, ERROR_METADATA, MESSAGE_BYTES_MAX, SOON
+from edgeserve.wire import EPOCH_METADATA, ERROR_METADATA, MESSAGE_BYTES_MAX, SERVICE, SOON
 from edgeserve.wire.messages import (
     Description,
     LoadOrder,
@@ -38,7 +38,6 @@ from edgeserve.wire.supply import (
     encode_reply,
 )
 
-SERVICE = "edgeserve.v1.Worker"
 DETAILS_BYTES_MAX = 2048
 """Of an error's message. gRPC writes some bytes as three, and drops trailers above 8 KiB."""
 _OPTIONS = [

@@ -30,7 +30,7 @@ import torch
 
 from edgeserve.clock import Clock
 from edgeserve.errors import DeviceLost, EdgeserveError, WireError
-from edgeserve.timing.hop import StageTime
+from edgeserve.frames.stage_time import StageTime
 from edgeserve.wire.codec import decode_frame, encode_result
 from edgeserve.wire.frame import Failure, Frame, FrameResult
 from edgeserve.worker.device_faults import device_lost

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator
 from concurrent.futures import Future
 
 from edgeserve.errors import EdgeserveError
-from edgeserve.families.stage import Stage
+from edgeserve.frames.stage import Stage
 from edgeserve.hugging_face.find import fetch_stage
 from edgeserve.hugging_face.progress import FetchProgress
 from edgeserve.hugging_face.reference import HubModel

@@ -23,10 +23,10 @@ import numpy as np
 from edgeserve.clock import Clock
 from edgeserve.families.folder import ModelSource, told_model
 from edgeserve.families.spec import Dtype, ModelSpec
-from edgeserve.families.stage import Stage
+from edgeserve.frames.micro_batch import Segment
+from edgeserve.frames.stage import Stage
+from edgeserve.frames.stage_time import StageTime
 from edgeserve.hugging_face.find import open_fetched
-from edgeserve.schedule.micro_batch import Segment
-from edgeserve.timing.hop import StageTime
 from edgeserve.wire.frame import Frame, FrameResult, Sampled, Scored
 from edgeserve.wire.messages import Loaded, LoadOrder
 from edgeserve.worker.cards import Card

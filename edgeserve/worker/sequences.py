@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from edgeserve.errors import WireError
-from edgeserve.families.sampling import TOP_LOGPROBS_MAX, Sampling
 from edgeserve.families.spec import PAGE_TOKENS, ModelSpec
-from edgeserve.families.stage import Stage
-from edgeserve.schedule.micro_batch import Segment
+from edgeserve.frames.micro_batch import Segment
+from edgeserve.frames.sampling import TOP_LOGPROBS_MAX, Sampling
+from edgeserve.frames.stage import Stage
 from edgeserve.wire.frame import Frame, Open
 from edgeserve.wire.messages import LoadOrder
 

@@ -20,6 +20,7 @@ from edgeserve.families.folder import ModelSource, told_model, weight_files
 from edgeserve.families.head import own_head
 from edgeserve.families.spec import Dtype
 from edgeserve.families.stage_files import FoundTensor
+from edgeserve.frames.stage_time import StageTime
 from edgeserve.hugging_face.find import open_fetched
 from edgeserve.model.batch import PackedBatch, PagedSegment
 from edgeserve.model.packed import FastestLayout
@@ -37,7 +38,6 @@ from edgeserve.model.weights import (
     random_slice,
     slice_hash,
 )
-from edgeserve.timing.hop import StageTime
 from edgeserve.wire.frame import Frame, FrameResult, Sampled, Scored
 from edgeserve.wire.messages import Loaded, LoadOrder
 from edgeserve.worker.device import Device

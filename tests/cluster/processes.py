@@ -20,7 +20,7 @@ from typing import Any
 from edgeserve.clock import MonotonicClock
 from edgeserve.config import Address, GatewaySettings, address, environment_with
 from edgeserve.families.folder import open_model
-from edgeserve.families.sampling import Sampling
+from edgeserve.frames.sampling import Sampling
 from edgeserve.launch.processes import Child, start_child
 from edgeserve.pipeline.engine import PipelineEngine
 from edgeserve.pipeline.generation import Generation, Order, Token

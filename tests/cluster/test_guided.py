@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from edgeserve.config import Address
-from edgeserve.families.sampling import Sampling
+from edgeserve.frames.sampling import Sampling
 from edgeserve.gateway.text.grammar import Guides, TokenGuide
 from edgeserve.gateway.text.tokenizer import read_tokenizer
 from edgeserve.pipeline.generation import Order

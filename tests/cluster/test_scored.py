@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from edgeserve.config import Address
-from edgeserve.families.sampling import Sampling
+from edgeserve.frames.sampling import Sampling
 from edgeserve.pipeline.engine import PipelineEngine
 from edgeserve.pipeline.generation import Order, Scoring, Token
 from tests.cluster.conftest import TinyModel

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from edgeserve.clock import MonotonicClock
 from edgeserve.config import Address
-from edgeserve.families.sampling import Sampling
+from edgeserve.frames.sampling import Sampling
 from edgeserve.pipeline.engine import PipelineEngine
 from edgeserve.pipeline.generation import Order
 from tests.cluster.conftest import TinyModel

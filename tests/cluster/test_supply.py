@@ -13,7 +13,7 @@ from edgeserve.config import Address
 from edgeserve.errors import StageUnavailable
 from edgeserve.families.folder import open_model
 from edgeserve.families.spec import Dtype
-from edgeserve.families.stage import LayerRange, Stage
+from edgeserve.frames.stage import LayerRange, Stage
 from edgeserve.pipeline.engine import PipelineEngine
 from tests.cluster.conftest import TinyModel
 from tests.cluster.processes import (

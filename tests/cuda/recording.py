@@ -12,7 +12,7 @@ from torch import Tensor
 
 from edgeserve.clock import ManualClock
 from edgeserve.families.spec import Dtype, ModelSpec
-from edgeserve.families.stage import LayerRange, Stage
+from edgeserve.frames.stage import LayerRange, Stage
 from edgeserve.model.batch import PagedSegment
 from edgeserve.model.cuda_linear import cuda_preparation
 from edgeserve.model.pages import KvPages

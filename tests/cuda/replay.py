@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from edgeserve.families.sampling import Sampling
 from edgeserve.families.spec import PAGE_TOKENS, Dtype, ModelSpec
-from edgeserve.families.stage import LayerRange, Stage
+from edgeserve.frames.sampling import Sampling
+from edgeserve.frames.stage import LayerRange, Stage
 from edgeserve.model.batch import PagedSegment
 from edgeserve.model.frame_table import pages_each
 from edgeserve.model.sampling import SampleRow

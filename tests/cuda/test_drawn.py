@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from edgeserve.families.sampling import Sampling
 from edgeserve.families.shapes import SHAPES
 from edgeserve.families.spec import Dtype
-from edgeserve.families.stage import LayerRange, Stage
+from edgeserve.frames.sampling import Sampling
+from edgeserve.frames.stage import LayerRange, Stage
 from edgeserve.model.batch import PagedSegment
 from edgeserve.model.sampling import SampleRow
 from tests.cuda.counts import kernels

@@ -21,7 +21,7 @@ from edgeserve.cost.reserve import (
 from edgeserve.errors import DoesNotFit
 from edgeserve.families.shapes import SHAPES
 from edgeserve.families.spec import PAGE_TOKENS, Dtype
-from edgeserve.families.stage import LayerRange, Stage
+from edgeserve.frames.stage import LayerRange, Stage
 from edgeserve.plan.facts import Plan, WorkerFacts
 from edgeserve.plan.planner import default_pages_max, make_plan
 from tests.cuda.allocator import CachingAllocator, OutOfMemory

@@ -14,7 +14,7 @@ import pytest
 from edgeserve.cost.reserve import GRAPH_ROWS
 from edgeserve.families.shapes import SHAPES
 from edgeserve.families.spec import Dtype
-from edgeserve.families.stage import LayerRange, Stage
+from edgeserve.frames.stage import LayerRange, Stage
 from edgeserve.model.cuda_linear import half_linear
 from edgeserve.model.product import Product
 from edgeserve.worker.cuda_frames import Processors

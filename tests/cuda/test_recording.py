@@ -11,10 +11,10 @@ from functools import lru_cache
 import pytest
 
 from edgeserve.cost.reserve import GRAPH_ROWS
-from edgeserve.families.sampling import Sampling
 from edgeserve.families.shapes import SHAPES
 from edgeserve.families.spec import PAGE_TOKENS, Dtype
-from edgeserve.families.stage import LayerRange, Stage
+from edgeserve.frames.sampling import Sampling
+from edgeserve.frames.stage import LayerRange, Stage
 from edgeserve.model.batch import PagedSegment
 from edgeserve.model.sampling import SampleRow
 from edgeserve.model.scoring import ScoreRow

@@ -24,8 +24,8 @@ from edgeserve.families.folder import (
 )
 from edgeserve.families.rules import EMBEDDING, HEAD
 from edgeserve.families.spec import Dtype
-from edgeserve.families.stage import LayerRange, Stage
 from edgeserve.families.stage_files import find_tensors
+from edgeserve.frames.stage import LayerRange, Stage
 from tests.model.tiny import LAYERS, OWN_HEAD, save_tiny, say
 
 WHOLE = Stage(LayerRange(0, LAYERS), embedding=True, head=True)

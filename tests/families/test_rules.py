@@ -10,7 +10,7 @@ import pytest
 from edgeserve.families.rules import stage_tensors, unknown_tensors
 from edgeserve.families.shapes import SHAPES
 from edgeserve.families.spec import ModelSpec
-from edgeserve.families.stage import LayerRange, Stage, cut
+from edgeserve.frames.stage import LayerRange, Stage, cut
 
 MIDDLE = Stage(LayerRange(1, 3), embedding=False, head=False)
 

@@ -8,7 +8,7 @@ import pytest
 
 from edgeserve.families.shapes import SHAPES
 from edgeserve.families.spec import Dtype
-from edgeserve.families.stage import LayerRange, Stage, cut
+from edgeserve.frames.stage import LayerRange, Stage, cut
 
 LLAMA_13B = SHAPES["llama-2-13b"]
 

@@ -9,7 +9,7 @@ import pytest
 
 from edgeserve.clock import ManualClock, MonotonicClock
 from edgeserve.errors import EdgeserveError, Overloaded, StageUnavailable
-from edgeserve.families.sampling import Sampling
+from edgeserve.frames.sampling import Sampling
 from edgeserve.pipeline.generation import Engine, Generation, Order, Status, Token
 from edgeserve.testing import FakeEngine
 

@@ -14,7 +14,7 @@ import pytest
 
 from edgeserve.clock import ManualClock
 from edgeserve.errors import StageUnavailable
-from edgeserve.families.sampling import Sampling
+from edgeserve.frames.sampling import Sampling
 from edgeserve.gateway.app_state import AppState
 from edgeserve.gateway.generate import intake
 from edgeserve.gateway.text.tokenizer import open_tokenizer

@@ -13,7 +13,7 @@ import pytest
 
 from edgeserve.errors import EdgeserveError, Unprocessable
 from edgeserve.families.folder import open_model
-from edgeserve.families.sampling import Sampling
+from edgeserve.frames.sampling import Sampling
 from edgeserve.gateway.text.grammar import Guides, TokenGuide
 from edgeserve.gateway.text.json_schema import GRAMMAR_BYTES_MAX
 from edgeserve.gateway.text.tokenizer import Tokenizer, open_tokenizer, read_tokenizer

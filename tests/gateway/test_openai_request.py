@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeserve.errors import BadRequest, Unprocessable
-from edgeserve.families.sampling import SEED_MAX
+from edgeserve.frames.sampling import SEED_MAX
 from edgeserve.gateway.api.body import parse_body
 from edgeserve.gateway.api.openai.request import (
     CHOICES_MAX,

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from edgeserve.families.folder import open_model
-from edgeserve.families.sampling import Sampling
-from edgeserve.families.stage import cut
+from edgeserve.frames.sampling import Sampling
+from edgeserve.frames.stage import cut
 from edgeserve.gateway.text.grammar import Guides, TokenGuide
 from edgeserve.gateway.text.tokenizer import Tokenizer, read_tokenizer
 from edgeserve.model.batch import PackedBatch, PagedSegment

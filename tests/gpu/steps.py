@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 from edgeserve.clock import MonotonicClock
 from edgeserve.config import WorkerSettings
 from edgeserve.families.folder import open_model
-from edgeserve.families.sampling import Sampling
 from edgeserve.families.spec import Dtype
-from edgeserve.families.stage import cut
-from edgeserve.schedule.micro_batch import Segment
+from edgeserve.frames.micro_batch import Segment
+from edgeserve.frames.sampling import Sampling
+from edgeserve.frames.stage import cut
 from edgeserve.wire.frame import Frame, FrameResult, Open
 from edgeserve.wire.messages import LoadOrder
 from edgeserve.worker.device import Device, open_device

@@ -11,9 +11,9 @@ import torch
 
 from edgeserve.clock import MonotonicClock
 from edgeserve.config import WorkerSettings
-from edgeserve.families.sampling import Sampling
 from edgeserve.families.spec import Dtype
-from edgeserve.schedule.micro_batch import Segment
+from edgeserve.frames.micro_batch import Segment
+from edgeserve.frames.sampling import Sampling
 from edgeserve.wire.frame import Frame, Open
 from edgeserve.worker.device import open_device
 from edgeserve.worker.stage import Taken

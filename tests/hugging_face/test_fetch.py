@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from edgeserve.errors import BadModel, DoesNotFit, EdgeserveError, FetchFailed
 from edgeserve.families.checkpoint import INDEX
 from edgeserve.families.folder import ModelSource
-from edgeserve.families.stage import LayerRange, Stage
+from edgeserve.frames.stage import LayerRange, Stage
 from edgeserve.hugging_face import fetch
 from edgeserve.hugging_face.find import fetch_stage, files_folder, find_model, open_fetched
 from edgeserve.hugging_face.progress import FetchProgress

@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import constants
 
 from edgeserve.errors import BadModel, EdgeserveError
-from edgeserve.families.stage import LayerRange, Stage
+from edgeserve.frames.stage import LayerRange, Stage
 from edgeserve.hugging_face.progress import FetchProgress
 from edgeserve.hugging_face.reference import HubModel
 from edgeserve.wire.messages import LoadProgress

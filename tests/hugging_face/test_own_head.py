@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from edgeserve.families.checkpoint import INDEX
 from edgeserve.families.rules import EMBEDDING, HEAD
-from edgeserve.families.stage import LayerRange, Stage
+from edgeserve.frames.stage import LayerRange, Stage
 from edgeserve.hugging_face.find import fetch_stage, find_model, open_fetched
 from edgeserve.hugging_face.progress import FetchProgress
 from edgeserve.hugging_face.reference import HubModel

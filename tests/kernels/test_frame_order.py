@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from edgeserve.clock import ManualClock
 from edgeserve.families.folder import open_model
 from edgeserve.families.spec import ModelSpec
-from edgeserve.families.stage import LayerRange, Stage
+from edgeserve.frames.stage import LayerRange, Stage
 from edgeserve.model.batch import PagedSegment
 from edgeserve.model.frame_table import FrameTable
 from edgeserve.model.fused import Computed

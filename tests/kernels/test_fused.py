@@ -15,9 +15,9 @@ from torch import Tensor
 
 from edgeserve.clock import ManualClock
 from edgeserve.families.folder import open_model
-from edgeserve.families.sampling import Sampling
 from edgeserve.families.spec import ModelSpec
-from edgeserve.families.stage import Stage, cut
+from edgeserve.frames.sampling import Sampling
+from edgeserve.frames.stage import Stage, cut
 from edgeserve.model.batch import PackedBatch, PagedSegment
 from edgeserve.model.fused import Computed
 from edgeserve.model.pages import KvPages

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from edgeserve.families.spec import ModelSpec
-from edgeserve.families.stage import cut
+from edgeserve.frames.stage import cut
 from edgeserve.model.batch import PackedBatch, PagedSegment
 from edgeserve.model.layouts import LAYOUTS
 from edgeserve.model.pages import KvPages

@@ -17,8 +17,8 @@ import torch
 
 from edgeserve.errors import DamagedWeights
 from edgeserve.families.spec import Dtype
-from edgeserve.families.stage import LayerRange, Stage
 from edgeserve.families.stage_files import FoundTensor, find_tensors
+from edgeserve.frames.stage import LayerRange, Stage
 from edgeserve.model.quantised import Quantise
 from edgeserve.model.weights import Form, LoadedSlice, load_found
 from tests.model.stages import GetTiny, Tiny

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from edgeserve.clock import ManualClock
 from edgeserve.families.folder import open_model
-from edgeserve.families.stage import cut
+from edgeserve.frames.stage import cut
 from edgeserve.model.fastest_linear import BUDGET_S, COPIES, FastestLinear
 from edgeserve.model.product import Kernel, MakeKernel, Product
 from edgeserve.model.weights import Form, load_slice

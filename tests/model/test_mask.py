@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from edgeserve.families.sampling import Sampling
+from edgeserve.frames.sampling import Sampling
 from edgeserve.model.sampling import SampleRow, choose, filter_logits
 
 VOCAB = 101

@@ -11,7 +11,7 @@ from torch import Tensor
 from edgeserve.errors import UnsupportedModel
 from edgeserve.families.folder import open_model
 from edgeserve.families.spec import Dtype, ModelSpec
-from edgeserve.families.stage import cut
+from edgeserve.frames.stage import cut
 from edgeserve.model import int8 as int8_module
 from edgeserve.model.int8 import INT8_WAYS, Int8Way, first_right, int8, int8_way, int8_widened
 from edgeserve.model.product import Kernel, MakeKernel, Product

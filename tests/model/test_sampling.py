@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from edgeserve.errors import EdgeserveError
-from edgeserve.families.sampling import SEED_MAX, TOP_LOGPROBS_MAX, Sampling
+from edgeserve.frames.sampling import SEED_MAX, TOP_LOGPROBS_MAX, Sampling
 from edgeserve.model import sampling as sampling_module
 from edgeserve.model.sampling import SampleRow, choose, filter_logits, uniform
 

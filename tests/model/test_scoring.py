@@ -12,8 +12,8 @@ from torch import Tensor
 from edgeserve.cost import reserve
 from edgeserve.cost.reserve import rows_at_a_time
 from edgeserve.errors import EdgeserveError
-from edgeserve.families.sampling import TOP_LOGPROBS_MAX
 from edgeserve.families.shapes import SHAPES
+from edgeserve.frames.sampling import TOP_LOGPROBS_MAX
 from edgeserve.model.scoring import ScoreRow, TokenScore, score, scores
 
 HIDDEN, VOCAB = 8, 61

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from edgeserve.families.stage import LayerRange, Stage, cut
+from edgeserve.frames.stage import LayerRange, Stage, cut
 from edgeserve.model.batch import PackedBatch, PagedSegment
 from edgeserve.model.layouts import LAYOUTS
 from edgeserve.model.pages import KvPages

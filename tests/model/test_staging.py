@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from edgeserve.errors import BadModel
-from edgeserve.families.stage import cut
 from edgeserve.families.stage_files import find_tensors
+from edgeserve.frames.stage import cut
 from edgeserve.model.staging import HostStaging, PinnedStaging, Staging, staging_to
 from edgeserve.model.weights import Filling, Form, fill
 from tests.model.stages import GetTiny, Tiny

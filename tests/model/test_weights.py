@@ -19,8 +19,8 @@ from edgeserve.errors import BadModel, UnsupportedModel
 from edgeserve.families.folder import open_model
 from edgeserve.families.rules import stage_tensors
 from edgeserve.families.spec import ModelSpec
-from edgeserve.families.stage import LayerRange, Stage, cut
 from edgeserve.families.stage_files import find_tensors
+from edgeserve.frames.stage import LayerRange, Stage, cut
 from edgeserve.model import weights
 from edgeserve.model.staging import HostStaging
 from edgeserve.model.weights import Filling, Form, LoadedSlice, load_slice, random_slice
@@ -286,7 +286,7 @@ _LOADS = r"""
 import re, sys, torch
 from pathlib import Path
 from edgeserve.families.folder import open_model
-from edgeserve.families.stage import cut
+from edgeserve.frames.stage import cut
 from edgeserve.model import weights
 from edgeserve.model.staging import HostStaging
 from edgeserve.model.weights import Form, load_slice

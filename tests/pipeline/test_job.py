@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeserve.families.sampling import Sampling
+from edgeserve.frames.sampling import Sampling
 from edgeserve.pipeline.draft import Drafter
 from edgeserve.pipeline.generation import Generation, Order, Token
 from edgeserve.pipeline.job import Job

@@ -14,8 +14,8 @@ from edgeserve.clock import MonotonicClock
 from edgeserve.config import Address, GatewaySettings
 from edgeserve.errors import DoesNotFit, EdgeserveError, StageUnavailable, WireError
 from edgeserve.families.folder import open_model
-from edgeserve.families.sampling import Sampling
 from edgeserve.families.spec import Dtype
+from edgeserve.frames.sampling import Sampling
 from edgeserve.pipeline import cluster, lifecycle
 from edgeserve.pipeline.generation import Order, Published
 from edgeserve.pipeline.lifecycle import EDGES, Edge, Hooks, Lifecycle, State

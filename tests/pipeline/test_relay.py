@@ -10,9 +10,9 @@ import pytest
 
 from edgeserve.clock import MonotonicClock
 from edgeserve.errors import StageUnavailable
+from edgeserve.frames.stage_time import StageTime
 from edgeserve.pipeline.deadline import SilenceBound
 from edgeserve.pipeline.relay import Relay, StageLink, Trip
-from edgeserve.timing.hop import StageTime
 from edgeserve.wire import SOON
 from edgeserve.wire.client import RunStream
 from edgeserve.wire.codec import decode_frame, encode_for_last, encode_result

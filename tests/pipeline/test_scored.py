@@ -6,13 +6,14 @@ import asyncio
 from dataclasses import replace
 
 from edgeserve.clock import ManualClock
-from edgeserve.families.sampling import Sampling
+from edgeserve.frames.sampling import Sampling
+from edgeserve.frames.stage_time import StageTime
 from edgeserve.pipeline.driver import Driver
 from edgeserve.pipeline.generation import Ended, Generation, Order, Scoring, Token
 from edgeserve.pipeline.relay import Relay, Trip
 from edgeserve.schedule.limits import Limits
 from edgeserve.schedule.scheduler import Scheduler
-from edgeserve.timing.hop import Hop, StageTime
+from edgeserve.timing.hop import Hop
 from edgeserve.timing.ledger import StageLabel
 from edgeserve.wire.codec import decode_frame, with_payload
 from edgeserve.wire.frame import Frame, Sampled, Score, Scored

@@ -18,13 +18,14 @@ from edgeserve.clock import MonotonicClock
 from edgeserve.config import Address, GatewaySettings
 from edgeserve.families.folder import open_model
 from edgeserve.families.spec import Dtype
+from edgeserve.frames.stage_time import StageTime
 from edgeserve.pipeline import engine as engine_module
 from edgeserve.pipeline.driver import Driver
 from edgeserve.pipeline.engine import PipelineEngine
 from edgeserve.pipeline.generation import Status
 from edgeserve.pipeline.state import median_ms
 from edgeserve.schedule.limits import Statistics
-from edgeserve.timing.hop import Hop, StageTime
+from edgeserve.timing.hop import Hop
 from edgeserve.timing.observer import Step
 from edgeserve.wire.messages import Description, Loaded, LoadOrder, LoadProgress
 from edgeserve.wire.server import WorkerServer

@@ -20,8 +20,8 @@ from edgeserve.errors import BadModel
 from edgeserve.families.checkpoint import StoredTensor
 from edgeserve.families.folder import open_model, told_model
 from edgeserve.families.manifest import weights_hash
-from edgeserve.families.stage import cut
 from edgeserve.families.stage_files import find_tensors
+from edgeserve.frames.stage import cut
 from edgeserve.pipeline.supply import Delivery, Supplier
 from edgeserve.wire import supply
 from edgeserve.wire.client import WorkerClient

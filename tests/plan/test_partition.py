@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edgeserve.families.spec import PAGE_TOKENS, Dtype, ModelSpec, Rotary
-from edgeserve.families.stage import cut
+from edgeserve.frames.stage import cut
 from edgeserve.plan.facts import WorkerFacts
 from edgeserve.plan.partition import (
     Problem,

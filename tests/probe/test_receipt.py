@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from edgeserve.errors import WireError
+from edgeserve.frames.stage_time import StageTime
 from edgeserve.probe.cluster import parse_cluster
 from edgeserve.probe.prompts import prompt_text
 from edgeserve.probe.receipt import mean_times, parse_receipt
-from edgeserve.timing.hop import Hop, Lap, StageTime
+from edgeserve.timing.hop import Hop, Lap
 from edgeserve.timing.ledger import Ledger, StageLabel
 from tests.probe.fake_gateway import cluster_document, receipt, times
 

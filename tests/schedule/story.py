@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from edgeserve.errors import EdgeserveError, StageUnavailable
+from edgeserve.frames.micro_batch import MicroBatch, Segment
 from edgeserve.schedule.events import (
     Action,
     Admit,
@@ -28,7 +29,6 @@ from edgeserve.schedule.events import (
     Ticked,
 )
 from edgeserve.schedule.limits import Limits
-from edgeserve.schedule.micro_batch import MicroBatch, Segment
 from edgeserve.schedule.scheduler import Scheduler
 
 LOST = StageUnavailable("stage 1 on worker b:1 is lost", stage=1, worker="b:1")

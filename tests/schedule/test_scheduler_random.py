@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from edgeserve.errors import StageUnavailable
 from edgeserve.families.spec import PAGE_TOKENS
+from edgeserve.frames.micro_batch import MicroBatch, Opening, Segment
 from edgeserve.schedule.events import (
     Admit,
     Arrived,
@@ -32,7 +33,6 @@ from edgeserve.schedule.events import (
     Ticked,
 )
 from edgeserve.schedule.limits import Limits
-from edgeserve.schedule.micro_batch import MicroBatch, Opening, Segment
 from edgeserve.schedule.scheduler import Scheduler
 
 KINDS = ["land"] * 12 + ["arrive"] * 6 + ["back"] * 2 + ["cancel", "tick", "refuse", "lose"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from edgeserve.timing.hop import Hop, StageTime
+from edgeserve.frames.stage_time import StageTime
+from edgeserve.timing.hop import Hop
 from edgeserve.timing.ledger import StageLabel
 from edgeserve.timing.observer import Step
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeserve.timing.hop import Hop, Split, StageTime
+from edgeserve.frames.stage_time import StageTime
+from edgeserve.timing.hop import Hop, Split
 
 SECONDS = st.floats(0, 100)
 STAGE_TIMES = st.builds(

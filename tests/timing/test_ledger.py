@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeserve.timing.hop import Hop, Lap, StageTime
+from edgeserve.frames.stage_time import StageTime
+from edgeserve.timing.hop import Hop, Lap
 from edgeserve.timing.ledger import Ledger, StageLabel, verdict
 
 KINDS = ("compute_ms", "transfer_ms", "waiting_ms", "other_ms")

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from edgeserve.timing.hop import Hop, StageTime
+from edgeserve.frames.stage_time import StageTime
+from edgeserve.timing.hop import Hop
 from edgeserve.timing.observer import Step
 from edgeserve.timing.trace import trace_events
 from tests.timing.made_steps import LABELS, step_at

@@ -14,7 +14,7 @@ from edgeserve.errors import (
     WireError,
 )
 from edgeserve.families.spec import Dtype
-from edgeserve.families.stage import LayerRange, Stage
+from edgeserve.frames.stage import LayerRange, Stage
 from edgeserve.wire import MESSAGE_BYTES_MAX, SOON
 from edgeserve.wire.client import WorkerClient
 from edgeserve.wire.messages import Description, Loaded, LoadOrder, LoadProgress

@@ -25,10 +25,10 @@ from edgeserve.errors import (
     Unauthorized,
     WireError,
 )
-from edgeserve.wire import EPOCH_METADATA, MESSAGE_BYTES_MAX, PROTOCOL, SOON
+from edgeserve.wire import EPOCH_METADATA, MESSAGE_BYTES_MAX, PROTOCOL, SERVICE, SOON
 from edgeserve.wire.client import WorkerClient
 from edgeserve.wire.messages import Description, LoadProgress
-from edgeserve.wire.server import SERVICE, WorkerServer
+from edgeserve.wire.server import WorkerServer
 from tests.wire.fake_worker import (
     DESCRIPTION,
     LOADED,

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeserve.errors import WireError
-from edgeserve.families.sampling import SEED_MAX, Sampling
-from edgeserve.schedule.micro_batch import MicroBatch, Opening, Segment
-from edgeserve.timing.hop import StageTime
+from edgeserve.frames.micro_batch import MicroBatch, Opening, Segment
+from edgeserve.frames.sampling import SEED_MAX, Sampling
+from edgeserve.frames.stage_time import StageTime
 from edgeserve.wire.codec import (
     decode_frame,
     decode_result,

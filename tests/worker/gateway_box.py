@@ -11,8 +11,8 @@ from typing import Any
 from edgeserve.families.folder import ModelSource, open_model
 from edgeserve.families.manifest import ManifestTensor, weights_hash
 from edgeserve.families.spec import Dtype
-from edgeserve.families.stage import Stage, cut
 from edgeserve.families.stage_files import find_tensors
+from edgeserve.frames.stage import Stage, cut
 from edgeserve.wire.messages import LoadOrder
 from edgeserve.wire.supply import Manifest, Supplied, SupplyPart, SupplyReply
 from edgeserve.worker.supply import Supply

@@ -13,8 +13,8 @@ import torch
 
 from edgeserve.clock import ManualClock
 from edgeserve.errors import WireError
-from edgeserve.schedule.micro_batch import Segment
-from edgeserve.timing.hop import StageTime
+from edgeserve.frames.micro_batch import Segment
+from edgeserve.frames.stage_time import StageTime
 from edgeserve.wire.codec import decode_result
 from edgeserve.wire.frame import Frame, FrameResult
 from edgeserve.worker.device_thread import COLD_S, EARLY_S, SHORT_S, DeviceThread, Job, Session

@@ -15,7 +15,7 @@ from edgeserve.errors import BadModel, WireError
 from edgeserve.families.folder import ModelSource, open_folder, open_model
 from edgeserve.families.rules import EMBEDDING, HEAD
 from edgeserve.families.spec import Dtype
-from edgeserve.families.stage import LayerRange, Stage
+from edgeserve.frames.stage import LayerRange, Stage
 from edgeserve.wire.messages import LoadOrder
 from edgeserve.worker.device import open_device
 from edgeserve.worker.stage import ResidentStage, as_ordered, load_stage

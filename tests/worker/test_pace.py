@@ -13,13 +13,13 @@ from edgeserve.clock import ManualClock, MonotonicClock
 from edgeserve.config import WorkerSettings
 from edgeserve.errors import BadModel, BadSettings, WireError
 from edgeserve.families.folder import open_model, told_model
-from edgeserve.families.sampling import Sampling
 from edgeserve.families.shapes import SHAPES
 from edgeserve.families.spec import Dtype
-from edgeserve.families.stage import LayerRange, Stage, cut
+from edgeserve.frames.micro_batch import Segment
+from edgeserve.frames.sampling import Sampling
+from edgeserve.frames.stage import LayerRange, Stage, cut
 from edgeserve.plan.facts import WorkerFacts
 from edgeserve.plan.planner import make_plan
-from edgeserve.schedule.micro_batch import Segment
 from edgeserve.wire.codec import decode_result
 from edgeserve.wire.frame import Frame, FrameResult, Score
 from edgeserve.wire.messages import LoadOrder

@@ -10,7 +10,7 @@ import pytest
 from edgeserve.errors import DoesNotFit
 from edgeserve.families.shapes import SHAPES
 from edgeserve.families.spec import Dtype
-from edgeserve.families.stage import LayerRange, Stage
+from edgeserve.frames.stage import LayerRange, Stage
 from edgeserve.plan.facts import WorkerFacts
 from edgeserve.plan.planner import make_plan
 from edgeserve.wire.messages import LoadOrder

@@ -21,10 +21,10 @@ from edgeserve.errors import BadModel, WireError
 from edgeserve.families.checkpoint import INDEX
 from edgeserve.families.folder import open_model
 from edgeserve.families.rules import EMBEDDING
-from edgeserve.families.sampling import Sampling
 from edgeserve.families.spec import Dtype
-from edgeserve.families.stage import cut
-from edgeserve.schedule.micro_batch import Segment
+from edgeserve.frames.micro_batch import Segment
+from edgeserve.frames.sampling import Sampling
+from edgeserve.frames.stage import cut
 from edgeserve.wire.frame import Frame, FrameResult, Open, Score
 from edgeserve.wire.messages import LoadOrder
 from edgeserve.worker.device import open_device

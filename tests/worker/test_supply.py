@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from edgeserve.cache.blobs import BlobCache
 from edgeserve.errors import BadModel, DoesNotFit, WireError
-from edgeserve.families.stage import LayerRange, cut
+from edgeserve.frames.stage import LayerRange, cut
 from edgeserve.wire.supply import PAYLOAD_BYTES_MAX, Manifest, Supplied, SupplyPart
 from edgeserve.worker.supply import LocalFolder, Supply
 from tests.model.tiny import save_tiny

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from edgeserve.errors import Unprocessable
-from edgeserve.families.sampling import SEED_MAX, Sampling
+from edgeserve.frames.sampling import SEED_MAX, Sampling
 from edgeserve.gateway.app_state import AppState
 from edgeserve.gateway.generate.parameters import Parameters
 from edgeserve.gateway.text.grammar import TokenGuide

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from edgeserve.families.sampling import BIASES_MAX, PENALTY_MAX, SEED_MAX, TOP_LOGPROBS_MAX
+from edgeserve.frames.sampling import BIASES_MAX, PENALTY_MAX, SEED_MAX, TOP_LOGPROBS_MAX
 from edgeserve.gateway.text.json_text import parsed
 from edgeserve.gateway.text.options import TextOptions
 

@@ -13,7 +13,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from edgeserve.errors import EdgeserveError, StageUnavailable
-from edgeserve.families.sampling import Sampling
+from edgeserve.frames.sampling import Sampling
 from edgeserve.gateway.app_state import AppState
 from edgeserve.gateway.edge.openapi import JSON, STRING, documented, object_with
 from edgeserve.pipeline.generation import Order, Status

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
 
-from edgeserve.families.sampling import SEED_MAX, TOP_LOGPROBS_MAX
+from edgeserve.frames.sampling import SEED_MAX, TOP_LOGPROBS_MAX
 from edgeserve.gateway.api.body import Body
 from edgeserve.gateway.api.chat_prompt import ChatPromptFields
 from edgeserve.gateway.api.openai.grammar import GrammarFields

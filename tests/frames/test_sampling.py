@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgeserve.families.sampling import Sampling
+from edgeserve.frames.sampling import Sampling
 
 
 @pytest.mark.parametrize(
