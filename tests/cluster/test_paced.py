@@ -46,7 +46,7 @@ def test_a_13b_model_is_cut_as_for_three_cards_and_labelled(
     cluster = cluster_of(paced[1])
 
     assert [end - start for start, end in (s["layers"] for s in cluster["stages"])] == [13, 14, 13]
-    assert cluster["pages"]["total"] == 679
+    assert cluster["pages"]["total"] == 678
     assert cluster["simulation"] == SIMULATION
     assert {stage["simulation"] for stage in cluster["stages"]} == {SIMULATION}
     assert {stage["device"] for stage in cluster["stages"]} == {"paced"}
