@@ -4,6 +4,7 @@
 #   TORCH    which PyTorch                                      (default: the one that CI runs)
 #   TRITON_NEWEST  the Triton that kernels are compiled with, too (default: the one that CI runs)
 #   TORCH_PIP_FLAGS  for its installation: on a box without GPU, name an index of CPU builds here, without CUDA libraries
+#   DEVICE   what `make up` computes on: cpu, which the demo model needs no more than, or auto for an NVIDIA card (default cpu)
 #   QUICK    1 has `make gpu-check` measure the most important alone
 #   OUT      folder for what `make gpu-check` finds             (default gpu-check)
 #   BENCH    flags of `make bench`, such as --llama-cpp BIN_DIR (default: none; docs/performance.md has them)
@@ -15,6 +16,7 @@ TORCH ?= 2.13.0
 TRITON_NEWEST ?= 3.9.0
 TORCH_PIP_FLAGS ?=
 TESTS ?= not gpu and not docker and not clients
+DEVICE ?= $(or $(EDGESERVE_DEVICE),cpu)
 PROMPT ?= Once upon a time
 BENCH ?=
 
@@ -41,7 +43,7 @@ help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 up: $(VENV)/runtime  ## three workers and a gateway on the demo model; answers one prompt, then keeps serving
-	$(BIN)/edgeserve up --prompt "$(PROMPT)"
+	$(BIN)/edgeserve up --device $(DEVICE) --prompt "$(PROMPT)"
 
 test: $(VENV)/dev  ## every test that needs neither a GPU, nor Docker, nor clients
 	$(PYTEST) -m "$(TESTS)"

@@ -230,6 +230,10 @@ def why_not_usable(driver: Driver, torch: Torch, box: str = "this box") -> str:
     """
     if not driver.is_there or driver.is_hidden:
         return ""
+    if driver.gpu and driver.gpu.capability:  # first: no other driver or build mends it
+        why_not = why_not_capable(driver.gpu.name, driver.gpu.capability)
+        if why_not:
+            return why_not
     card = f" ({driver.gpu.name})" if driver.gpu else ""
     has = f"{box} has NVIDIA driver {driver.version}{card}"
     if torch.cuda is None:
@@ -249,8 +253,6 @@ def why_not_usable(driver: Driver, torch: Torch, box: str = "this box") -> str:
             "given the card (docker run --gpus all, or deploy/nvidia.yml with compose); elsewhere "
             "nvidia-smi makes the file. Do so, or say --device cpu to compute on the CPU"
         )
-    if driver.gpu and driver.gpu.capability:
-        return why_not_capable(driver.gpu.name, driver.gpu.capability)
     return ""
 
 

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from edgeserve.box import installed_torch
+from edgeserve.gpu import look_at_driver, why_not_usable
+
 LONGEST_FIRST = ("clients", "docker", "cluster", "browser", "slow")
 """Markers, by how long a file with a test of that kind takes."""
 
@@ -33,9 +36,10 @@ sys.dont_write_bytecode = False
 # What is imported to be collected lives on: nothing of it is garbage.
 gc.disable()
 
-# Triton reads this when it is imported, whoever does so first. Without a GPU its kernels are
-# interpreted, on the CPU.
-if not Path("/dev/nvidiactl").exists():
+# Triton reads this when it is imported, whoever does so first. Without a GPU that the kernels run
+# on they are interpreted, on the CPU.
+driver = look_at_driver(os.environ.get("CUDA_VISIBLE_DEVICES"))
+if not driver.is_there or driver.is_hidden or why_not_usable(driver, installed_torch()):
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 

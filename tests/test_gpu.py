@@ -428,3 +428,11 @@ def test_a_card_before_ampere_is_refused_by_its_capability() -> None:
     assert why == why_not_capable("Tesla T4", (7, 5))
     assert why_not_capable("A100", (8, 0)) == ""
     assert why_not_capable("Blackwell", (10, 0)) == ""
+
+
+@pytest.mark.parametrize(("version", "torch"), [("580.1", CPU), ("550.1", CPU), ("550.1", CU130)])
+def test_nobody_is_told_to_install_what_a_card_cannot_use(version: str, torch: Torch) -> None:
+    why = why_not_usable(seen(version, "MX450", (7, 5)), torch)
+
+    assert "MX450 has compute capability 7.5" in why
+    assert "install" not in why

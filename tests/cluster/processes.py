@@ -29,6 +29,8 @@ TOKEN = "secret-of-the-tests"
 START_S = 60.0
 ROOT = Path(__file__).parents[2]
 ONE_THREAD = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+ON_CPU = {**ONE_THREAD, "EDGESERVE_DEVICE": "cpu"}
+"""Whatever card and driver the developer's box has."""
 FLAGS = ("--device", "cpu", "--threads", "1", "--memory", "1GB")
 
 
@@ -97,7 +99,7 @@ def run_edgeserve(
     return subprocess.run(
         [sys.executable, "-m", "edgeserve", *arguments],
         capture_output=True, text=True, timeout=timeout_s, check=False, cwd=cwd,
-        stdin=subprocess.DEVNULL, env=environment_with({**ONE_THREAD, **(environment or {})}),
+        stdin=subprocess.DEVNULL, env=environment_with({**ON_CPU, **(environment or {})}),
     )  # fmt: skip
 
 
@@ -106,7 +108,7 @@ def running(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         [sys.executable, "-m", "edgeserve", *arguments],
         stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL,
-        env=environment_with({**ONE_THREAD, "EDGESERVE_TOKEN": TOKEN}),
+        env=environment_with({**ON_CPU, "EDGESERVE_TOKEN": TOKEN}),
     )  # fmt: skip
     with process:
         try:

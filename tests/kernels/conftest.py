@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -16,4 +17,5 @@ def _inference_mode() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    is_interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    return torch.device("cpu" if is_interpreted or not torch.cuda.is_available() else "cuda")
