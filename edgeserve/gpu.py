@@ -251,7 +251,7 @@ def why_not_usable(driver: Driver, torch: Torch, box: str = "this box") -> str:
         return (
             f"{has}, but is shown no GPU: there is no {DEVICE_NODES[0]}. A container has to be "
             "given the card (docker run --gpus all, or deploy/nvidia.yml with compose); elsewhere "
-            "nvidia-smi makes the file. Do so, or say --device cpu to compute on the CPU"
+            "nvidia-smi makes the file, as root. Do so, or say --device cpu to compute on the CPU"
         )
     return ""
 

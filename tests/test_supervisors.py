@@ -38,6 +38,18 @@ def test_systemd_starts_a_process_that_ended_by_itself_again(name: str) -> None:
     assert float(unit(text)["Service"]["RestartSec"]) >= 1, "a broken card is not tried in a loop"
 
 
+def test_a_cards_files_are_made_before_a_worker_that_may_not_make_them() -> None:
+    """Without a display they are missing after a restart of the box, and a program that would make
+    them needs rights that NoNewPrivileges keeps from it.
+    """
+    service = unit((ROOT / "deploy/systemd/edgeserve-worker.service").read_text())["Service"]
+    flags, program = service["ExecStartPre"][:2], service["ExecStartPre"][2:]
+
+    assert service["NoNewPrivileges"] == "yes"
+    assert program == "/usr/bin/nvidia-modprobe -u -c=0"
+    assert set(flags) == {"-", "+"}, "as root; and a box without it has a worker, too"
+
+
 @pytest.mark.parametrize(
     "text",
     ["[Service]", "[Service]\nRestart=on-abort", "[Service]\nRestart=no",
