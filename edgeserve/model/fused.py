@@ -52,9 +52,13 @@ class Outputs:
             ),
         )
 
+    @property
+    def rows(self) -> int:
+        return len(self.hidden_RD)
+
     def hidden(self, tokens: int) -> Tensor | None:
         """Room for the hidden states of so many tokens; None if it has none."""
-        return self.hidden_RD[:tokens] if tokens <= len(self.hidden_RD) else None
+        return self.hidden_RD[:tokens] if tokens <= self.rows else None
 
     def logits(self, asked: int) -> Tensor | None:
         if self.logits_RV is None or asked > len(self.logits_RV):
@@ -67,7 +71,7 @@ class Computed:
     """What a frame gives: hidden states, or on the last stage tokens."""
 
     out: Tensor
-    """[T, D], or [N, 2] as `most_likely` gives it."""
+    """[T, D], or [N, 2] as `most_likely` gives it; N as far as there is room for logits."""
     logits_NV: Tensor | None
     """For the rows whose token is not the most likely one, or that want others told."""
     hidden_TD: Tensor
@@ -78,16 +82,24 @@ def compute(
     slice_: Slice, x: Tensor, table: FrameTable, kv_pages: KvPages, outputs: Outputs | None = None
 ) -> Computed:
     """`x` is token ids [T] on the first stage, hidden states [T, D] on the others. What has room in
-    `outputs` is there until the next frame is computed.
+    `outputs` is there until the next frame is computed. Of the rows that are asked for only so many
+    get a token as `outputs` has room for; `choose` is for the others.
     """
     x_TD = forward(slice_, x, table, kv_pages, outputs.hidden(len(x)) if outputs else None)
     if not slice_.stage.head:
         return Computed(out=x_TD, logits_NV=None, hidden_TD=x_TD)
     if table.extent.asked == 0:  # the middle of a prompt
         return Computed(out=x_TD.new_empty((0, 2)), logits_NV=None, hidden_TD=x_TD)
-    into_NV = outputs.logits(table.extent.asked) if outputs else None
-    logits_NV = slice_.logits(x_TD.index_select(0, table.asked_N), into_NV)
-    return Computed(out=most_likely(logits_NV), logits_NV=logits_NV, hidden_TD=x_TD)
+    return choose(slice_, x_TD, table.asked_N[: outputs.rows if outputs else None], outputs)
+
+
+def choose(
+    slice_: Slice, hidden_TD: Tensor, asked_N: Tensor, outputs: Outputs | None = None
+) -> Computed:
+    """The most likely tokens behind some of the rows, by the last stage."""
+    into_NV = outputs.logits(len(asked_N)) if outputs else None
+    logits_NV = slice_.logits(hidden_TD.index_select(0, asked_N), into_NV)
+    return Computed(out=most_likely(logits_NV), logits_NV=logits_NV, hidden_TD=hidden_TD)
 
 
 def forward(

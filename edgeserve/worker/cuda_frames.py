@@ -22,6 +22,7 @@ from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from edgeserve.cost.reserve import GRAPH_ROWS
 from edgeserve.families.spec import PAGE_TOKENS
@@ -37,7 +38,7 @@ from edgeserve.model.frame_table import (
     tile_queries,
     tiles_of,
 )
-from edgeserve.model.fused import Computed, Outputs, compute
+from edgeserve.model.fused import Computed, Outputs, choose, compute
 from edgeserve.model.pages import KvPages
 from edgeserve.model.sampling import SampleRow, sample
 from edgeserve.model.scoring import Results, ScoreRow, score
@@ -127,9 +128,10 @@ class CudaFrames:
         placed.copy_in(filled, len(x))
         watch.mark()
         computed = run()
-        out = computed.out[: len(x) if computed.logits_NV is None else len(asked)]
-        if computed.logits_NV is not None:
-            out = sample(out, computed.logits_NV, list(asked.values()))
+        if computed.logits_NV is None:
+            out = computed.out[: len(x)]
+        else:
+            out = self._chosen(computed, placed.table.asked_N, list(asked.values()))
         scores_MP = score(self._slice, computed.hidden_TD, scored) if scored else None
         watch.mark()
         results = Results(
@@ -138,6 +140,20 @@ class CudaFrames:
         )
         watch.mark()
         return results
+
+    def _chosen(self, computed: Computed, asked_N: Tensor, rows: Sequence[SampleRow]) -> Tensor:
+        """What the rows get. Logits of more rows than a graph has are computed in turn and in the
+        same place: those of a long frame of guesses would be larger than all else it needs.
+        """
+        most, found = self._outputs.rows, list[Tensor]()
+        for start in range(0, max(1, len(rows)), most):
+            some = rows[start : start + most]
+            if start:
+                asked_B = asked_N[start : start + most]
+                computed = choose(self._slice, computed.hidden_TD, asked_B, self._outputs)
+            assert computed.logits_NV is not None, "who chooses has the head"
+            found.append(sample(computed.out[: len(some)], computed.logits_NV, some))
+        return found[0] if len(found) == 1 else _joined(found)
 
     def _place(
         self, segments: Sequence[PagedSegment], asked: int
@@ -226,6 +242,12 @@ def graph_rows(frame_tokens_max: int) -> tuple[int, ...]:
     """The sizes that frames of so many tokens need."""
     pairs = itertools.pairwise((0, *GRAPH_ROWS))
     return tuple(rows for smaller, rows in pairs if smaller < frame_tokens_max)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """One below the other, as wide as the widest: some may tell other tokens, too."""
+    width = max(each.shape[1] for each in parts)
+    return torch.cat([functional.pad(each, (0, width - each.shape[1])) for each in parts])
 
 
 def _input_row(slice_: Slice, dtype: torch.dtype) -> InputRow:

@@ -26,7 +26,6 @@ from tests.cuda.recording import Load, MetaStage, empty_slice, load_and_record, 
 LAYERS = 2
 WHOLE_LAYERS = 2
 """Whose loading is replayed with all that it takes for a moment; others find that in the cache."""
-ASKED = 64
 DRAWN_ROWS = 2
 """Each is drawn by itself, and gives back what it took before the next one."""
 DRAWN = Sampling(temperature=1.0, top_k=50, top_p=0.9, min_p=0.1, top_logprobs=5, seed=1)
@@ -113,7 +112,7 @@ def _serve(stage: MetaStage, tokens: int) -> None:
     if not stage.load.stage.head:
         stage.compute([segment], {})
         return
-    rows = range(tokens - min(tokens, ASKED), tokens)
+    rows = range(tokens)  # all of them, as a frame of guesses has it
     drawn = {row: SampleRow(DRAWN, row, (1, 2), (3,)) for row in rows[:DRAWN_ROWS]}
     likely = {row: SampleRow(Sampling(), row, ()) for row in rows[DRAWN_ROWS:]}
     stage.compute([segment], {**drawn, **likely})

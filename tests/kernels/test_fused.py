@@ -162,6 +162,25 @@ def test_the_last_stage_chooses_the_tokens_of_the_reference(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("told_row", [1, 11], ids=["first", "last"])
+def test_more_rows_than_a_graph_has_get_the_tokens_of_the_reference(
+    folder: Callable[[str], Path], told_row: int, device: torch.device
+) -> None:
+    pair = Pair(folder("llama2"), cut((3, 1))[1], device)
+    hidden = torch.randn((12, pair.spec.hidden), generator=torch.Generator().manual_seed(5))
+    asked = {row: SampleRow(Sampling(temperature=row % 2, seed=row), row, ()) for row in range(12)}
+    asked[told_row] = SampleRow(Sampling(top_logprobs=3), told_row, ())
+    segments = [PagedSegment(A, 0, 12)]
+
+    got = choices(pair.fused(hidden, segments, asked), list(asked.values()))
+
+    want = choose(pair.slice_.logits(pair.plain(hidden, segments)), list(asked.values()))
+    assert [each.token for each in got] == [each.token for each in want]
+    assert [each.logprob for each in got] == pytest.approx([p.logprob for p in want], abs=ATOL)
+    assert [len(each.top) for each in got] == [3 * (row == told_row) for row in range(12)]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama2", "tied"])
 def test_the_last_stage_scores_a_prompt_in_a_graph_and_without(
     folder: Callable[[str], Path], family: str, device: torch.device
