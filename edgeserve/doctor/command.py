@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -64,18 +64,19 @@ def _examine(options: DoctorOptions) -> Examined:
 def _look_here(options: DoctorOptions, folder: Path) -> Here:
     environment = gpu_environment()
     driver = look_at_driver(environment.visible_devices, by_slot=environment.counts_by_slot)
-    takes_gpu = driver.is_there and not driver.is_hidden and options.as_worker.device != "cpu"
-    return Here(
+    here = Here(
         box=look_at_box(folder, driver.version),
         driver=driver,
         torch=installed_torch(),
-        why_no_kernels=(
-            why_no_kernels(environment.compiler, environment.kernel_cache) if takes_gpu else ""
-        ),
+        why_no_kernels="",
         cores=cores(),
         as_gateway=options.as_gateway,
         as_worker=options.as_worker,
     )
+    if not (here.may_take_gpu and driver.is_there and not driver.is_hidden):
+        return here
+    why_not = why_no_kernels(environment.compiler, environment.kernel_cache)
+    return replace(here, why_no_kernels=why_not)
 
 
 async def _visit(

@@ -33,9 +33,14 @@ class Here:
         return bool(self.as_gateway.workers)
 
     @property
+    def may_take_gpu(self) -> bool:
+        """Whether a worker here would look for one. A paced one takes a card's time only."""
+        return self.as_worker.device != "cpu" and not self.as_worker.pace
+
+    @property
     def gpu(self) -> Gpu | None:
         """The one that a worker here would take."""
-        return self.driver.gpu if self.as_worker.device != "cpu" else None
+        return self.driver.gpu if self.may_take_gpu else None
 
     @property
     def memory_free_bytes(self) -> int:

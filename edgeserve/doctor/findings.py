@@ -83,7 +83,7 @@ def _device(here: Here) -> Iterator[Finding]:
         yield _fault(
             "PyTorch is not installed, so no worker can run on this box; install edgeserve[worker]"
         )
-    elif here.as_worker.device != "cpu":
+    elif here.may_take_gpu:
         yield from _gpu(here)
 
 
@@ -106,6 +106,11 @@ def _no_gpu(driver: Driver, *, is_wanted: bool) -> Iterator[Finding]:
         yield _fault(
             f"this box has NVIDIA driver {driver.version}, and nvidia-smi shows no GPU"
             f"{_said(driver)}, so a worker would not start; mend that, or say --device cpu"
+        )
+    elif is_wanted and driver.is_hidden:
+        yield _fault(
+            "a worker here is told to take a GPU, and CUDA_VISIBLE_DEVICES hides all of them; "
+            "unset it, or say --device cpu"
         )
     elif is_wanted:
         yield _fault(

@@ -29,6 +29,12 @@ NOBODY = Address("127.0.0.1", 1)
 WELL, FAULTS, BAD_USAGE = 0, 1, 2
 
 
+@pytest.fixture(autouse=True)
+def _on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever card and driver the developer's box has."""
+    monkeypatch.setenv("EDGESERVE_DEVICE", "cpu")
+
+
 # -- one box
 
 

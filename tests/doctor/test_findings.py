@@ -206,7 +206,9 @@ def test_a_gateways_box_needs_no_pytorch_and_a_workers_does() -> None:
 CPU_BUILD = Torch(version="2.13.0+cpu", cuda=None)
 OLD = Driver(version="550.54.14", gpu=replace(GPU, driver_version="550.54.14"))
 TURING = Driver(version="580.1", gpu=replace(GPU, name="Tesla T4", capability=(7, 5)))
+HIDDEN = Driver(version="550.1", is_hidden=True)
 ON_CPU = WorkerSettings(device="cpu")
+PACED = WorkerSettings(pace="rtx-3060")
 ON_GPU = WorkerSettings(device="cuda")
 
 
@@ -223,6 +225,7 @@ ON_GPU = WorkerSettings(device="cuda")
         (workers_box(driver=DRIVER, why_no_kernels="no gcc; apt"), ("no gcc; apt",)),
         (workers_box(as_worker=ON_GPU), ("nvidia-smi", "driver")),
         (workers_box(as_worker=ON_GPU, driver=Driver(said="NVML mismatch")), ("NVML mismatch",)),
+        (workers_box(as_worker=ON_GPU, driver=HIDDEN), ("CUDA_VISIBLE_DEVICES hides", "unset it")),
     ],
 )
 def test_a_gpu_that_would_not_be_used_is_a_fault(here: Here, words: tuple[str, ...]) -> None:
@@ -236,7 +239,8 @@ def test_a_gpu_that_would_not_be_used_is_a_fault(here: Here, words: tuple[str, .
         workers_box(torch=CPU_BUILD),
         workers_box(torch=CPU_BUILD, driver=DRIVER, as_worker=ON_CPU),
         workers_box(driver=OLD, as_worker=ON_CPU),
-        workers_box(driver=Driver(version="550.1", is_hidden=True)),
+        workers_box(driver=HIDDEN),
+        workers_box(torch=CPU_BUILD, driver=DRIVER, as_worker=PACED),
         workers_box(driver=Driver(version="580.1")),  # nvidia-smi is not there
         workers_box(driver=Driver(said="couldn't communicate with the driver")),
     ],
@@ -296,6 +300,7 @@ def test_a_worker_without_a_driver_or_on_its_gpu_needs_no_such_note() -> None:
         (workers_box(), 8 * GB),  # 80 % of what is free
         (workers_box(driver=DRIVER), 12 * GB),
         (workers_box(driver=DRIVER, as_worker=ON_CPU), 8 * GB),
+        (workers_box(driver=DRIVER, as_worker=PACED), 8 * GB),
         (workers_box(driver=DRIVER, as_worker=WorkerSettings(memory=3 * GB)), 3 * GB),
     ],
 )
