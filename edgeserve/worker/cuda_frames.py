@@ -26,6 +26,7 @@ from torch.nn import functional
 
 from edgeserve.cost.reserve import GRAPH_ROWS
 from edgeserve.families.spec import PAGE_TOKENS
+from edgeserve.frames.sampling import Sampling
 from edgeserve.model.batch import PagedSegment
 from edgeserve.model.frame_table import (
     DECODE_QUERIES,
@@ -40,12 +41,22 @@ from edgeserve.model.frame_table import (
 )
 from edgeserve.model.fused import Computed, Outputs, choose, compute
 from edgeserve.model.pages import KvPages
-from edgeserve.model.sampling import SampleRow, sample
+from edgeserve.model.sampling import SampleRow, most_likely, sample
 from edgeserve.model.scoring import Results, ScoreRow, score
 from edgeserve.model.slice import Slice
 from edgeserve.worker.frame_input import FrameInput, InputRow
 from edgeserve.worker.graphs import GraphRecorder, NoRecorder
 from edgeserve.worker.stopwatch import Stopwatch
+
+DRAWN = SampleRow(
+    Sampling(
+        temperature=1.0, top_k=1, top_p=0.5, min_p=0.5, repetition_penalty=2.0,
+        presence_penalty=1.0, logit_bias=((0, 1.0),), top_logprobs=1,
+    ),
+    position=1, prompt=(0,), generated=(0,), allowed=b"\x01",
+)  # fmt: skip
+"""All that a row can want, whatever the vocabulary."""
+GREEDY = SampleRow(Sampling(), position=1, prompt=())
 
 Result = TypeVar("Result")
 
@@ -226,11 +237,21 @@ class CudaFrames:
         return _Recorded(input=blank, replay=recorder.record(lambda: self._compute(blank)))
 
     def _warm_up(self, frame_tokens_max: int) -> None:
-        """The longest frame, of padding: what it needs is compiled, and its memory is there."""
+        """What no graph holds: the longest frame, of padding, and all that draws and scores tokens.
+        Kernels are compiled, or brought to the device, and their memory is there.
+        """
         if frame_tokens_max > GRAPH_ROWS[-1]:
             segment = PagedSegment((0,) * -(-frame_tokens_max // PAGE_TOKENS), 0, frame_tokens_max)
             blank = self._blank(self._long([segment], GRAPH_ROWS[-1]))
             self._compute(blank)
+        if self._outputs.logits_RV is not None:
+            self._warm_up_choices(self._outputs.logits_RV.zero_())
+
+    def _warm_up_choices(self, logits_RV: Tensor) -> None:
+        for rows in ((DRAWN,), (DRAWN, GREEDY, DRAWN)):  # one alone, and some apart
+            some = rows[: len(logits_RV)]
+            sample(most_likely(logits_RV[: len(some)]), logits_RV, some)
+        score(self._slice, self._outputs.hidden_RD.zero_(), [ScoreRow(0, 0, 1)])
 
     def _blank(self, extent: Extent) -> FrameInput:
         blank = FrameInput.empty(extent, self._row, self._device)

@@ -19,7 +19,7 @@ from edgeserve.model.batch import PagedSegment
 from edgeserve.model.sampling import SampleRow
 from edgeserve.model.scoring import ScoreRow
 from tests.cuda.counts import kernels
-from tests.cuda.events import Allocated, Event, Freed, Launch, Operator
+from tests.cuda.events import Allocated, Event, Freed, Launch, Operator, Phase
 from tests.cuda.launches import Specialiser, Variant
 from tests.cuda.recording import Load, MetaStage, load_and_record, whole
 
@@ -155,6 +155,16 @@ def test_a_long_frame_starts_what_a_graph_does() -> None:
     # Its hidden states have no place to be left in.
     assert kernels(events) - graph == Counter({"copy_": 2, "add.Tensor": 1})
     assert graph - kernels(events) == Counter({"add.out": 1})
+
+
+def test_nothing_runs_in_a_frame_that_has_not_run_at_load() -> None:
+    """A GPU loads the code of a kernel when it first runs, which takes time and memory."""
+    stage = recorded("llama-2-13b")
+    at_load = kernels(each for each in stage.device.events if each.phase is not Phase.FRAME)
+
+    in_frames = kernels(event for frame in frames(stage) for event in frame)
+
+    assert sorted(in_frames.keys() - at_load.keys() - {"copy_"}) == []
 
 
 def test_a_frame_keeps_no_memory_of_the_device() -> None:
