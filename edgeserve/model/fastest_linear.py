@@ -36,7 +36,7 @@ WORTH = 1.03  # so many times faster than the first has to be whoever replaces i
 COPIES = 8
 """Matrices of one shape that are multiplied in turn: more than a cache holds."""
 BUDGET_S = 30.0
-"""After that the remaining shapes stay with the first. Timing takes a tenth of a second for each of
+"""After that the remaining shapes stay with the first. Timing takes a fifth of a second for each of
 five shapes; what Triton compiles at a machine's first start takes the rest."""
 
 

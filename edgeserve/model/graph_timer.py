@@ -7,7 +7,11 @@ from functools import cached_property
 
 import torch
 
-REPLAYS = 3  # the fastest counts
+REPLAYS, REPLAYS_MAX = 3, 1000
+"""The fastest counts."""
+LEAST_S = 0.02
+"""Of replays: a card that had nothing to do, such as while a kernel was compiled, has slowed down,
+and takes some milliseconds to be as fast as it is in service."""
 
 
 class GraphTimer:
@@ -27,7 +31,7 @@ class GraphTimer:
             for work in works:
                 work()
         with torch.cuda.stream(self._stream):
-            return min(_replay_s(graph) for _ in range(REPLAYS))
+            return fastest_s(lambda: _replay_s(graph))
 
     def close(self) -> None:
         release_workspaces()
@@ -35,6 +39,16 @@ class GraphTimer:
     @cached_property
     def _stream(self) -> torch.cuda.Stream:
         return torch.cuda.Stream()  # type: ignore[no-untyped-call]
+
+
+def fastest_s(replay_s: Callable[[], float]) -> float:
+    """Of some replays, whose seconds `replay_s` returns."""
+    taken_s = list[float]()
+    for _ in range(REPLAYS_MAX):
+        taken_s.append(replay_s())
+        if len(taken_s) >= REPLAYS and sum(taken_s) >= LEAST_S:
+            break
+    return min(taken_s)
 
 
 def release_workspaces() -> None:
