@@ -6,18 +6,61 @@ Each process checks its own settings again; here they are checked once, and not 
 from __future__ import annotations
 
 import socket
+from dataclasses import dataclass
 
 from edgeserve.config import GatewaySettings, WorkerSettings
-from edgeserve.cost.reserve import CPU_RESERVE_BYTES
+from edgeserve.cost.reserve import CPU_RESERVE_BYTES, cuda_runtime_bytes
 from edgeserve.errors import BadSettings
 from edgeserve.families.folder import ModelSource
 from edgeserve.families.spec import Dtype
 from edgeserve.gpu import NONE, Driver, Torch, why_not_usable
 from edgeserve.plan.facts import WorkerFacts
-from edgeserve.plan.planner import default_pages_max, make_plan
+from edgeserve.plan.planner import CHUNK_ALONE, CHUNK_BESIDE, default_pages_max, make_plan
 
 UNKNOWN_BYTES = 2**62
 """Of a card's memory: its own worker asks it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkersHere:
+    """The workers that are to be started on this machine, all alike."""
+
+    count: int
+    memory_bytes: int | None
+    """Of each; None is not known here."""
+    on_gpu: bool
+    """On a card, or paced like one."""
+    processors: int
+    """Which compute beside each other: workers on one GPU take turns, paced ones do not."""
+
+    @classmethod
+    def of(
+        cls, count: int, memory_bytes: int | None, settings: WorkerSettings, driver: Driver
+    ) -> WorkersHere:
+        is_paced = bool(settings.pace)
+        return cls(
+            count=count,
+            memory_bytes=memory_bytes,
+            on_gpu=is_paced or takes_gpu(settings, driver),
+            processors=count if is_paced else 1,
+        )
+
+    def facts(self) -> list[WorkerFacts]:
+        memory_bytes, reserve_bytes = UNKNOWN_BYTES, 0
+        if self.memory_bytes is not None:
+            memory_bytes, reserve_bytes = self.memory_bytes, self._reserve_bytes
+        return [
+            WorkerFacts(
+                name=f"worker {i}", memory_bytes=memory_bytes,
+                reserve_bytes=reserve_bytes, is_gpu=self.on_gpu,
+            )
+            for i in range(self.count)
+        ]  # fmt: skip
+
+    @property
+    def _reserve_bytes(self) -> int:
+        """Of a GPU, which is not asked here, the least that any takes."""
+        return cuda_runtime_bytes(context_counts=True) if self.on_gpu else CPU_RESERVE_BYTES
 
 
 def takes_gpu(settings: WorkerSettings, driver: Driver) -> bool:
@@ -58,23 +101,15 @@ def check_port(port: int) -> None:
             ) from None
 
 
-def check_fit(
-    source: ModelSource, settings: GatewaySettings, workers: int, memory_bytes: int | None
-) -> None:
-    """Raises BadRequest or DoesNotFit, as the gateway's planner would. `memory_bytes` is each
-    worker's; None is not known here.
+def check_fit(source: ModelSource, settings: GatewaySettings, workers: WorkersHere) -> None:
+    """Raises BadRequest or DoesNotFit, as the gateway's planner would.
 
     A dtype that is not decided yet is taken for the smallest that may be chosen.
     """
-    known = memory_bytes is not None
-    facts = [
-        WorkerFacts(
-            name=f"worker {i}",
-            memory_bytes=memory_bytes if memory_bytes is not None else UNKNOWN_BYTES,
-            reserve_bytes=CPU_RESERVE_BYTES if known else 0,
-        )
-        for i in range(workers)
-    ]
     dtype = Dtype.BF16 if settings.dtype == "auto" else Dtype(settings.dtype)
-    pages_max = default_pages_max(source.spec, settings.max_running)
-    make_plan(source.spec, dtype, facts, pages_max=pages_max, layers=settings.layers)
+    chunk = CHUNK_ALONE if workers.processors == 1 else CHUNK_BESIDE
+    make_plan(
+        source.spec, dtype, workers.facts(), layers=settings.layers,
+        pages_max=default_pages_max(source.spec, settings.max_running),
+        frame_tokens_max=(settings.prefill_chunk or chunk) + settings.max_running,
+    )  # fmt: skip

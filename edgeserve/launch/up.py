@@ -14,7 +14,7 @@ from edgeserve.errors import BadSettings, EdgeserveError
 from edgeserve.gpu import Driver, look_at_driver
 from edgeserve.hugging_face.find import find_model
 from edgeserve.launch.answer import first_answer, show_answer
-from edgeserve.launch.check import check_device, check_fit, check_port, takes_gpu
+from edgeserve.launch.check import WorkersHere, check_device, check_fit, check_port, takes_gpu
 from edgeserve.launch.processes import GRACE_S, Child, start_child, stop_all, told_of_the_killed
 
 START_TIMEOUT_S = 120.0
@@ -88,7 +88,8 @@ def _check(options: UpOptions, driver: Driver, share: Mapping[str, str]) -> None
     check_port(options.port)
     source = find_model(options.model)
     memory_bytes = int(share["memory"]) if "memory" in share else options.as_worker.memory or None
-    check_fit(source, options.as_gateway, options.workers, memory_bytes)
+    workers = WorkersHere.of(options.workers, memory_bytes, options.as_worker, driver)
+    check_fit(source, options.as_gateway, workers)
 
 
 def _drain_s(options: UpOptions) -> float:

@@ -70,9 +70,16 @@ class Problem:
 
     def needed_bytes(self, worker: int, count: int) -> int:
         """For the reserve, the slice and the fewest pages; or for loading, if that is more."""
-        pages_bytes = math.ceil(self.min_tokens / PAGE_TOKENS) * self.page_bytes(count)
         held = self.reserve_bytes(worker, count) + self.slice_bytes(worker, count)
-        return held + max(pages_bytes, self._loading_bytes(worker, count))
+        return held + max(self._pages_bytes(count), self._loading_bytes(worker, count))
+
+    def loading_decides(self, worker: int, count: int) -> bool:
+        """Whether loading takes more than the fewest pages, for which it has to make room."""
+        return self._loading_bytes(worker, count) > self._pages_bytes(count)
+
+    def _pages_bytes(self, count: int) -> int:
+        """The fewest."""
+        return math.ceil(self.min_tokens / PAGE_TOKENS) * self.page_bytes(count)
 
     def _loading_bytes(self, worker: int, count: int) -> int:
         if not self.workers[worker].is_gpu:

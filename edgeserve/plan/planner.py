@@ -135,12 +135,16 @@ def _worst_stage(problem: Problem, counts: tuple[int, ...], lacks: Sequence[int]
     stage, facts, count = cut(counts)[worst], problem.workers[worst], counts[worst]
     slice_bytes = problem.slice_bytes(worst, count)
     needed, reserve_bytes = problem.needed_bytes(worst, count), problem.reserve_bytes(worst, count)
+    rest = (
+        f"rounding the weights to {problem.dtype} while they are loaded"
+        if problem.loading_decides(worst, count)
+        else f"{problem.min_tokens} tokens of keys and values"
+    )
     return (
         f"stage {worst} on {facts.name} ({stage}) needs {amount(needed)} ("
         f"weights {amount(slice_bytes)}, reserve {amount(reserve_bytes)}, "
-        f"{problem.min_tokens} tokens of keys and values "
-        f"{amount(needed - slice_bytes - reserve_bytes)}), "
-        f"and has {amount(facts.memory_bytes)}"
+        f"{rest} {amount(needed - slice_bytes - reserve_bytes)}), and has "
+        f"{amount(facts.memory_bytes)}"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
@@ -10,12 +11,13 @@ from typing import Any
 import pytest
 
 from edgeserve.allowance import MemoryLimit, MemoryRoom
-from edgeserve.config import WorkerSettings, read_settings
-from edgeserve.errors import BadSettings
+from edgeserve.config import GatewaySettings, WorkerSettings, read_settings
+from edgeserve.errors import BadSettings, DoesNotFit
+from edgeserve.families.folder import open_model
 from edgeserve.gpu import NONE, Driver, Torch
 from edgeserve.launch import up
 from edgeserve.launch.answer import first_answer
-from edgeserve.launch.check import check_device
+from edgeserve.launch.check import WorkersHere, check_device, check_fit
 from edgeserve.launch.up import worker_share
 
 ON_CPU = WorkerSettings(device="cpu")
@@ -106,6 +108,36 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_told_before_any_starts(
     with pytest.raises(BadSettings, match=words):
         check_device(WorkerSettings(device="cuda"), driver, CU130)
     check_device(WorkerSettings(), driver, CU130)
+
+
+@pytest.mark.parametrize(
+    ("settings", "memory_gb", "fits"),
+    [
+        (ON_CPU, 9.4, True),
+        (WorkerSettings(), 9.4, False),  # a context and the longest frame, where 300 MB do for CPUs
+        (WorkerSettings(), 9.7, True),
+        (WorkerSettings(pace="rtx-3060"), 9.4, False),
+        (WorkerSettings(pace="rtx-3060"), 9.7, True),
+    ],
+)
+def test_what_the_gateway_would_refuse_for_lack_of_memory_is_refused_before_anything_starts(
+    settings: WorkerSettings, memory_gb: float, fits: bool
+) -> None:
+    source = open_model("llama-2-13b")
+    workers = WorkersHere.of(3, int(memory_gb * 1e9), settings, CARD)
+    expected = nullcontext() if fits else pytest.raises(DoesNotFit)
+
+    with expected:
+        check_fit(source, GatewaySettings(), workers)
+
+
+def test_a_longer_chunk_of_prompts_needs_more_of_a_card() -> None:
+    source = open_model("llama-2-13b")
+    workers = WorkersHere.of(3, int(9.7e9), WorkerSettings(), CARD)
+
+    check_fit(source, GatewaySettings(), workers)
+    with pytest.raises(DoesNotFit):
+        check_fit(source, GatewaySettings(prefill_chunk=2048), workers)
 
 
 def test_a_first_answer_is_not_asked_of_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,6 +146,16 @@ def test_a_refusal_says_how_much_is_missing_where_and_what_would_help() -> None:
     )
 
 
+def test_where_loading_takes_more_than_the_fewest_tokens_it_is_what_a_refusal_names() -> None:
+    cards = [replace(each, is_gpu=True) for each in boxes(7.5, 7.5)]
+    with pytest.raises(DoesNotFit) as caught:
+        make_plan(SPEC, Dtype.INT8, cards, pages_max=10**6)
+
+    # 20 layers take 0.2 GB for 512 tokens; the largest matrix in bf16 and its rounding 0.4 GB.
+    assert "rounding the weights to int8 while they are loaded 0.4 GB)" in str(caught.value)
+    assert "keys and values" not in str(caught.value)
+
+
 def test_the_stages_that_lack_memory_travel_as_numbers() -> None:
     stages = refusal(12, 12).numbers["stages"]
 
