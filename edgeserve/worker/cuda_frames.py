@@ -22,7 +22,6 @@ from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from edgeserve.cost.reserve import GRAPH_ROWS
 from edgeserve.families.spec import PAGE_TOKENS
@@ -267,8 +266,12 @@ def graph_rows(frame_tokens_max: int) -> tuple[int, ...]:
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
     """One below the other, as wide as the widest: some may tell other tokens, too."""
-    width = max(each.shape[1] for each in parts)
-    return torch.cat([functional.pad(each, (0, width - each.shape[1])) for each in parts])
+    rows, width = sum(map(len, parts)), max(each.shape[1] for each in parts)
+    joined, start = parts[0].new_zeros((rows, width)), 0
+    for each in parts:
+        joined[start : start + len(each), : each.shape[1]] = each
+        start += len(each)
+    return joined
 
 
 def _input_row(slice_: Slice, dtype: torch.dtype) -> InputRow:

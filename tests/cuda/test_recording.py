@@ -186,7 +186,8 @@ def frames(stage: MetaStage) -> Iterable[list[Event]]:
         yield stage.compute([prompt(tokens)], {})
         yield stage.compute([*decodes(3), prompt(tokens - 3)], _asked(stage, {0: DRAWN}))
     yield stage.compute(decodes(4), _asked(stage, {0: DRAWN, 1: PENALISED, 3: Sampling()}))
-    yield stage.compute([prompt(255)], _asked(stage, dict.fromkeys(range(255), Sampling())))
+    many = {**dict.fromkeys(range(254), Sampling()), 254: PENALISED}
+    yield stage.compute([prompt(255)], _asked(stage, many))
     if stage.load.stage.head:
         yield stage.compute([prompt(40)], {}, [ScoreRow(row, 5, 3) for row in range(40)])
         yield stage.compute([prompt(90)], {}, [ScoreRow(row, 5, 0) for row in range(90)])
