@@ -42,7 +42,7 @@ class Loading:
         self._steps: asyncio.Queue[LoadProgress | EdgeserveError | None] = asyncio.Queue()
         self._lock = threading.Lock()
         self._stage: Stage | None = None
-        self._is_abandoned = False
+        self._abandoned_for: EdgeserveError | None = None
 
     async def steps(self) -> AsyncGenerator[LoadProgress]:
         """Until there is a stage to `take_over`. Raises what the load failed with, or was abandoned
@@ -54,7 +54,11 @@ class Loading:
             yield step
 
     def take_over(self) -> Stage:
-        """From now on the caller holds the stage, and this load does not."""
+        """From now on the caller holds the stage, and this load does not. Raises what the load was
+        abandoned for, if that came behind its last step.
+        """
+        if self._abandoned_for is not None:
+            raise self._abandoned_for
         assert self._stage is not None, "`steps` ended without an error"
         stage, self._stage = self._stage, None
         return stage
@@ -64,7 +68,7 @@ class Loading:
         Costs nothing once the stage was taken over.
         """
         with self._lock:
-            self._is_abandoned, self._stage = True, None
+            self._abandoned_for, self._stage = self._abandoned_for or why, None
         self._steps.put_nowait(why)
 
     def run(self) -> None:
@@ -92,7 +96,7 @@ class Loading:
 
     def _report(self, done: int, total: int) -> None:
         """A few times a second. Ends a load that was abandoned."""
-        if self._is_abandoned:
+        if self._abandoned_for is not None:
             raise EdgeserveError("nobody waits for this load any more")
         now_s = self._clock.now_s()
         if now_s >= self._next_s:
@@ -101,7 +105,7 @@ class Loading:
 
     def _tell(self, made: Stage | EdgeserveError) -> None:
         with self._lock:
-            if self._is_abandoned:
+            if self._abandoned_for is not None:
                 return
             if not isinstance(made, EdgeserveError):
                 self._stage = made
