@@ -53,10 +53,12 @@ def fastest_s(replay_s: Callable[[], float]) -> float:
 
 def release_workspaces() -> None:
     """Gives the driver back what it was asked for and nobody uses. cuBLAS keeps memory for each
-    stream that it was called on, of which a worker's frames use none of those at load.
+    stream that it was called on: those of a load, of which a worker's frames use none, and those
+    of a stage that is gone.
     """
-    torch.cuda.synchronize()
-    torch._C._cuda_clearCublasWorkspaces()
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()
+        torch._C._cuda_clearCublasWorkspaces()
     torch.cuda.empty_cache()
 
 

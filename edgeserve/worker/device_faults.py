@@ -18,6 +18,7 @@ import gc
 import torch
 
 from edgeserve.errors import DeviceLost, EdgeserveError
+from edgeserve.model.graph_timer import release_workspaces
 
 STICKY = frozenset({214, 220, 700, 702, 710, *range(714, 720), 999})
 """CUDA's numbers for errors that have ended the context: memory that cannot be corrected, a wrong
@@ -73,10 +74,10 @@ def without_trace(error: EdgeserveError) -> EdgeserveError:
 
 def release_memory() -> None:
     """Whatever nobody uses any more goes back to the device; cycles, too, without waiting for
-    Python's collector.
+    Python's collector. Between two stages only: graphs use the workspaces that go back.
     """
     gc.collect()
-    torch.cuda.empty_cache()
+    release_workspaces()
 
 
 def _is_sticky(error: RuntimeError) -> bool:

@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from edgeserve.errors import EdgeserveError, WireError
-from edgeserve.worker.device_faults import device_lost, is_out_of_memory, without_trace
+from edgeserve.worker.device_faults import (
+    device_lost,
+    is_out_of_memory,
+    release_memory,
+    without_trace,
+)
 
 
 def accelerator_error(code: int | None, words: str) -> torch.AcceleratorError:
@@ -116,3 +121,21 @@ def test_an_error_without_its_trace_says_the_same_and_holds_nothing() -> None:
 
     assert bare.to_json() == {"error": "a sentence", "error_type": "internal", "bytes": 3}
     assert (bare.__traceback__, bare.__context__, bare.__cause__) == (None, None, None)
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_what_cublas_keeps_goes_back_before_the_next_load(
+    is_there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It keeps 8 to 32 MB for each stream that it was called on, and each stage has one more."""
+    done: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: is_there)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: done.append("cache"))
+    monkeypatch.setattr(
+        torch._C, "_cuda_clearCublasWorkspaces", lambda: done.append("cuBLAS"), raising=False
+    )
+
+    release_memory()
+
+    assert done == ["cuBLAS", "cache"][not is_there :]
