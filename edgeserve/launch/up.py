@@ -22,6 +22,7 @@ LOAD_TIMEOUT_S = 3600.0
 WATCH_PERIOD_S = 0.1
 DRAIN_TIMEOUT_S = 2.5  # who ends a cluster on one machine waits in front of it
 MEMORY_SHARE = 0.7  # of what is free now, for all workers together
+GPU_SHARE = 0.95  # the same of a GPU, whose display may want some more of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,15 +123,17 @@ def _start_worker(i: int, options: UpOptions, share: Mapping[str, str]) -> Child
 
 def worker_share(workers: int, settings: WorkerSettings, driver: Driver) -> dict[str, str]:
     """Each worker's part of the memory that this process may have, unless `settings` say otherwise.
-    A GPU's is asked of the GPU, and a card's that is not here is taken from nobody. All have all
-    cores: a frame is with one worker at a time, and the others sleep.
+    One alone on a GPU asks the GPU, and a card's that is not here is taken from nobody. All have
+    all cores: a frame is with one worker at a time, and the others sleep.
     """
-    share: dict[str, str] = {}
     if settings.pace or settings.memory:
-        return share
+        return {}
     if not takes_gpu(settings, driver):
-        share["memory"] = str(int(MEMORY_SHARE * memory_room().free_for_each(workers)))
-    return share
+        return {"memory": str(int(MEMORY_SHARE * memory_room().free_for_each(workers)))}
+    free_bytes = driver.gpu.memory_free_bytes if driver.gpu else 0
+    if workers == 1 or not free_bytes:
+        return {}
+    return {"memory": str(int(GPU_SHARE * free_bytes / workers))}
 
 
 def _watch(children: Sequence[Child]) -> int:

@@ -14,7 +14,7 @@ from edgeserve.allowance import MemoryLimit, MemoryRoom
 from edgeserve.config import GatewaySettings, WorkerSettings, read_settings
 from edgeserve.errors import BadSettings, DoesNotFit
 from edgeserve.families.folder import open_model
-from edgeserve.gpu import NONE, Driver, Torch
+from edgeserve.gpu import NONE, Driver, Gpu, Torch
 from edgeserve.launch import up
 from edgeserve.launch.answer import first_answer
 from edgeserve.launch.check import WorkersHere, check_device, check_fit
@@ -39,6 +39,19 @@ def test_workers_share_their_containers_memory_and_not_the_machines(
     room = MemoryRoom(machine_bytes=10**10, limits=(most,))
     monkeypatch.setattr(up, "memory_room", lambda: room)
     assert worker_share(3, ON_CPU, CARD) == {"memory": str(int(0.7 * 400))}
+
+
+def test_workers_on_one_gpu_share_what_is_free_of_it() -> None:
+    """Each would count on all of it, and the second would not find room for its stage."""
+    gpu = Gpu(name="RTX 3060", driver_version="580.95.05", memory_free_bytes=12 * 10**9)
+    known = replace(CARD, gpu=gpu)
+
+    assert worker_share(3, WorkerSettings(), known) == {"memory": "3800000000"}
+    assert worker_share(1, WorkerSettings(), known) == {}, "it asks the card itself"
+    assert worker_share(3, WorkerSettings(memory=10**9), known) == {}
+    assert worker_share(3, WorkerSettings(pace="rtx-3060"), known) == {}
+    unknown = replace(CARD, gpu=replace(gpu, memory_free_bytes=0))  # a part of a card
+    assert worker_share(3, WorkerSettings(), unknown) == {}
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu"])
