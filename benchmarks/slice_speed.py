@@ -29,7 +29,7 @@ from edgeserve.model.pages import KvPages
 from edgeserve.model.product import LeavePlain, Preparation
 from edgeserve.model.quantised import Quantise
 from edgeserve.model.slice import Slice
-from edgeserve.model.weights import Form, random_slice
+from edgeserve.model.weights import WeightForm, random_slice
 from edgeserve.worker.stage import TORCH_DTYPES
 
 
@@ -86,7 +86,7 @@ def _preparation(dtype: Dtype) -> Preparation:
 
 def _slice(spec: ModelSpec, layers: int, prepare: Preparation, dtype: Dtype) -> Slice:
     stage = replace(cut((spec.layers,))[0], layers=cut((layers,))[0].layers, embedding=False)
-    form = Form(TORCH_DTYPES[dtype], prepare=prepare)
+    form = WeightForm(TORCH_DTYPES[dtype], prepare=prepare)
     start_s = time.perf_counter()
     made = random_slice(spec, stage, form, lambda _done, _total: None).slice
     print(f"loaded in {time.perf_counter() - start_s:.1f} s. {prepare.report()}")

@@ -32,7 +32,7 @@ from edgeserve.families.rules import stage_tensors
 from edgeserve.families.spec import Dtype
 from edgeserve.families.stage_files import FoundTensor, find_tensors
 from edgeserve.frames.stage import cut
-from edgeserve.model.weights import Form, load_found
+from edgeserve.model.weights import WeightForm, load_found
 from edgeserve.pipeline.supply import Supplier
 from edgeserve.wire.client import WorkerClient
 from edgeserve.wire.messages import LoadOrder
@@ -123,7 +123,7 @@ def cached(local: Sequence[FoundTensor], notes: Path, cache: Path) -> list[Found
 
 def loading(found: Sequence[FoundTensor], source: ModelSource) -> Took:
     """As a worker does, but for what its processor or GPU wants made of it."""
-    form = Form(torch.bfloat16)
+    form = WeightForm(torch.bfloat16)
     took_s, here_s = timed(
         lambda: load_found(found, source.spec, STAGE, form, lambda _done, _total: None)
     )

@@ -67,7 +67,7 @@ class Gpu:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Driver:
+class NvidiaDriver:
     """What the machine shows of NVIDIA's."""
 
     version: str = NONE
@@ -86,24 +86,24 @@ class Driver:
 
 def look_at_driver(
     visible: str | None = None, *, by_slot: bool = False, kernel_driver: Path = KERNEL_DRIVER
-) -> Driver:
+) -> NvidiaDriver:
     """`visible` is what `CUDA_VISIBLE_DEVICES` says, None for nothing; `by_slot` is whether CUDA is
     told to count cards as nvidia-smi does.
     """
     version = _kernel_drivers_version(kernel_driver)
     if _hides_all(visible):
-        return Driver(version=version, is_hidden=True)
+        return NvidiaDriver(version=version, is_hidden=True)
     csv, said = _ask_nvidia_smi()
     gpus = parse_gpus(csv)
     if not by_slot:
         gpus = fastest_first(gpus)
     if not gpus:  # nvidia-smi makes the file where it may: look after it was asked
         is_reachable = any(each.exists() for each in DEVICE_NODES)
-        return Driver(version=version, said=said, is_reachable=is_reachable)
+        return NvidiaDriver(version=version, said=said, is_reachable=is_reachable)
     gpu = first_shown(gpus, visible)
     if gpu is None:
         said = f"CUDA_VISIBLE_DEVICES={visible} names none of the {len(gpus)} that there are"
-    return Driver(version=gpus[0].driver_version, gpu=gpu, said="" if gpu else said)
+    return NvidiaDriver(version=gpus[0].driver_version, gpu=gpu, said="" if gpu else said)
 
 
 def parse_gpus(csv: str) -> list[Gpu]:
@@ -224,7 +224,7 @@ def torch_of(version: str) -> Torch | None:
     return Torch(version=version, cuda=f"{found[1]}.{found[2]}" if found[1] else None)
 
 
-def why_not_usable(driver: Driver, torch: Torch, box: str = "this box") -> str:
+def why_not_usable(driver: NvidiaDriver, torch: Torch, box: str = "this box") -> str:
     """Why PyTorch cannot use a machine's GPU, and the cures; empty if nothing speaks against it or
     there is none to be used. `box` is how the sentence calls the machine.
     """

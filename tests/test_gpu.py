@@ -18,8 +18,8 @@ import pytest
 from edgeserve import gpu
 from edgeserve.gpu import (
     NONE,
-    Driver,
     Gpu,
+    NvidiaDriver,
     Torch,
     driver_needed,
     first_shown,
@@ -150,7 +150,9 @@ def test_a_part_of_a_card_has_the_cards_name_and_not_its_memory() -> None:
 def test_the_program_is_asked_for_the_gpu(nvidia_smi: Path, proc: Path) -> None:
     says(nvidia_smi, f"[ \"$2\" = --format=csv,noheader,nounits ] && echo '{LINE}'")
 
-    assert look_at_driver(None, kernel_driver=proc) == Driver(version="580.95.05", gpu=RTX_3060)
+    assert look_at_driver(None, kernel_driver=proc) == NvidiaDriver(
+        version="580.95.05", gpu=RTX_3060
+    )
 
 
 OLD_CARD = LINE.replace("RTX 3060", "GT 1030").replace("8.6", "6.1")
@@ -199,7 +201,7 @@ def test_the_kernel_tells_its_driver_where_nothing_else_does(
 ) -> None:
     proc.write_text(told)
 
-    assert look_at_driver(None, kernel_driver=proc) == Driver(version=version)
+    assert look_at_driver(None, kernel_driver=proc) == NvidiaDriver(version=version)
 
 
 def test_windows_linux_has_a_gpu_and_no_driver_of_the_kernels(nvidia_smi: Path, proc: Path) -> None:
@@ -218,7 +220,7 @@ def test_a_container_without_the_card_sees_the_driver_and_no_file_of_it(
 
     seen = look_at_driver(None, kernel_driver=proc)
 
-    assert seen == Driver(version="580.82.07", is_reachable=False)
+    assert seen == NvidiaDriver(version="580.82.07", is_reachable=False)
     assert "docker run --gpus all" in why_not_usable(seen, CU130)
     assert "580 or newer" in why_not_usable(replace(seen, version="550.1"), CU130)
 
@@ -301,8 +303,8 @@ def test_a_program_that_cannot_be_started_is_told(nvidia_smi: Path, proc: Path) 
 
 
 def test_a_box_without_anything_has_no_driver(nvidia_smi: Path, proc: Path) -> None:
-    assert look_at_driver(None, kernel_driver=proc) == Driver()
-    assert Driver().version == NONE
+    assert look_at_driver(None, kernel_driver=proc) == NvidiaDriver()
+    assert NvidiaDriver().version == NONE
 
 
 @pytest.mark.parametrize("visible", ["", "-1", " ", "-1,0"])
@@ -310,7 +312,7 @@ def test_gpus_that_are_hidden_are_not_asked_for(visible: str, nvidia_smi: Path, 
     says(nvidia_smi, f"echo '{LINE}'")
     proc.write_text(OPEN)
 
-    assert look_at_driver(visible, kernel_driver=proc) == Driver(
+    assert look_at_driver(visible, kernel_driver=proc) == NvidiaDriver(
         version="580.82.07", is_hidden=True
     )
 
@@ -358,9 +360,11 @@ def test_every_minor_version_runs_on_the_major_ones_oldest_driver(cuda: str, dri
     assert driver_needed(cuda) == driver
 
 
-def seen(version: str, name: str = "RTX 3060", capability: tuple[int, int] | None = None) -> Driver:
+def seen(
+    version: str, name: str = "RTX 3060", capability: tuple[int, int] | None = None
+) -> NvidiaDriver:
     card = Gpu(name=name, driver_version=version, memory_free_bytes=0, capability=capability)
-    return Driver(version=version, gpu=card)
+    return NvidiaDriver(version=version, gpu=card)
 
 
 @pytest.mark.parametrize(
@@ -371,18 +375,18 @@ def seen(version: str, name: str = "RTX 3060", capability: tuple[int, int] | Non
         (seen("525.60.13"), CU126),
         (seen("580.65.06", capability=(8, 0)), CU130),
         (seen("580.65.06", capability=(12, 1)), CU130),
-        (Driver(), CPU),
-        (Driver(version="450.1", is_hidden=True), CU130),
+        (NvidiaDriver(), CPU),
+        (NvidiaDriver(version="450.1", is_hidden=True), CU130),
     ],
 )
 def test_a_driver_that_is_new_enough_or_not_to_be_used_is_well(
-    driver: Driver, torch: Torch
+    driver: NvidiaDriver, torch: Torch
 ) -> None:
     assert why_not_usable(driver, torch) == ""
 
 
 @pytest.mark.parametrize("driver", [seen("550.54.14"), seen("579.99"), seen("525.1")])
-def test_a_driver_that_is_too_old_is_told_with_both_cures(driver: Driver) -> None:
+def test_a_driver_that_is_too_old_is_told_with_both_cures(driver: NvidiaDriver) -> None:
     why = why_not_usable(driver, CU130)
 
     for word in (driver.version, "RTX 3060", "2.13.0+cu130", "CUDA 13.0", "driver 580 or newer"):
@@ -400,11 +404,13 @@ def test_no_older_build_is_offered_that_would_not_run_either(version: str, torch
 
 
 def test_a_build_without_cuda_on_a_box_with_a_driver_is_told() -> None:
-    for driver in (seen("580.95.05"), Driver(version="580.95.05")):
+    for driver in (seen("580.95.05"), NvidiaDriver(version="580.95.05")):
         why = why_not_usable(driver, CPU)
         assert "2.13.0+cpu is a build without CUDA" in why
         assert "--device cpu" in why
-    assert why_not_usable(Driver(version="580.1"), CPU, box="its box").startswith("its box has")
+    assert why_not_usable(NvidiaDriver(version="580.1"), CPU, box="its box").startswith(
+        "its box has"
+    )
 
 
 @pytest.mark.parametrize(
@@ -417,7 +423,7 @@ def test_a_build_without_cuda_on_a_box_with_a_driver_is_told() -> None:
     ],
 )
 def test_the_build_that_is_offered_runs_with_the_driver(driver: str, cure: str) -> None:
-    assert cure in why_not_usable(Driver(version=driver), CPU)
+    assert cure in why_not_usable(NvidiaDriver(version=driver), CPU)
 
 
 def test_a_card_before_ampere_is_refused_by_its_capability() -> None:

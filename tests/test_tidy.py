@@ -257,6 +257,16 @@ def test_a_module_is_named_after_what_it_does() -> None:
     )
 
 
+def test_no_two_classes_share_a_name() -> None:
+    places: dict[str, list[str]] = {}
+    for file in SOURCES:
+        for each in ast.walk(_tree(file)):
+            if isinstance(each, ast.ClassDef):
+                places.setdefault(each.name, []).append(f"{file}:{each.lineno}")
+
+    assert_none(f"{name}: {', '.join(of)}" for name, of in places.items() if len(of) > 1)
+
+
 def test_nothing_is_global() -> None:
     assert_none(
         f"{name}:{each.lineno}"

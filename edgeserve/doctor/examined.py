@@ -9,7 +9,7 @@ from edgeserve.config import GatewaySettings, WorkerSettings
 from edgeserve.cost.reserve import CPU_MEMORY_SHARE
 from edgeserve.doctor.link import Link
 from edgeserve.errors import EdgeserveError
-from edgeserve.gpu import Driver, Gpu, Torch
+from edgeserve.gpu import Gpu, NvidiaDriver, Torch
 from edgeserve.plan.facts import Plan
 from edgeserve.wire.messages import Description
 
@@ -19,7 +19,7 @@ class Here:
     """The box that the doctor runs on, and what its commands would be started with."""
 
     box: Box
-    driver: Driver
+    driver: NvidiaDriver
     torch: Torch
     why_no_kernels: str
     """What is missing to compile them; empty if nothing is, or no GPU needs them."""

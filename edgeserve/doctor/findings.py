@@ -20,7 +20,7 @@ from edgeserve import __version__
 from edgeserve.doctor.examined import Answered, Examined, Here, Silent
 from edgeserve.doctor.link import PROMPT_BYTES, PROMPT_TOKENS, Link
 from edgeserve.errors import EdgeserveError, Unauthorized
-from edgeserve.gpu import NONE, Driver, torch_of, why_not_usable
+from edgeserve.gpu import NONE, NvidiaDriver, torch_of, why_not_usable
 from edgeserve.plan.amount import amount
 from edgeserve.plan.facts import Plan
 
@@ -98,7 +98,7 @@ def _gpu(here: Here) -> Iterator[Finding]:
         yield _fault(here.why_no_kernels)
 
 
-def _no_gpu(driver: Driver, *, is_wanted: bool) -> Iterator[Finding]:
+def _no_gpu(driver: NvidiaDriver, *, is_wanted: bool) -> Iterator[Finding]:
     """None is shown, and neither driver nor PyTorch is to blame."""
     if driver.is_there and not driver.is_hidden and not driver.said:
         yield _note("nvidia-smi is not found: which GPU a worker here would take is not known")
@@ -123,7 +123,7 @@ def _no_gpu(driver: Driver, *, is_wanted: bool) -> Iterator[Finding]:
         )
 
 
-def _said(driver: Driver) -> str:
+def _said(driver: NvidiaDriver) -> str:
     return f" ({driver.said})" if driver.said else ""
 
 
@@ -179,7 +179,9 @@ def _unused_gpu(answered: Answered) -> Iterator[Finding]:
     if answered.description.device != "cpu" or box is None or box.driver_version == NONE:
         return
     torch = torch_of(box.torch_version)
-    why_not = torch and why_not_usable(Driver(version=box.driver_version), torch, box="its box")
+    why_not = torch and why_not_usable(
+        NvidiaDriver(version=box.driver_version), torch, box="its box"
+    )
     why = (
         why_not or f"its box has NVIDIA driver {box.driver_version}, and --device cuda would use it"
     )

@@ -13,7 +13,7 @@ from edgeserve.cost.reserve import CPU_RESERVE_BYTES, cuda_runtime_bytes
 from edgeserve.errors import BadSettings
 from edgeserve.families.folder import ModelSource
 from edgeserve.families.spec import Dtype
-from edgeserve.gpu import NONE, Driver, Torch, why_not_usable
+from edgeserve.gpu import NONE, NvidiaDriver, Torch, why_not_usable
 from edgeserve.plan.facts import WorkerFacts
 from edgeserve.plan.planner import CHUNK_ALONE, CHUNK_BESIDE, default_pages_max, make_plan
 
@@ -35,7 +35,7 @@ class WorkersHere:
 
     @classmethod
     def of(
-        cls, count: int, memory_bytes: int | None, settings: WorkerSettings, driver: Driver
+        cls, count: int, memory_bytes: int | None, settings: WorkerSettings, driver: NvidiaDriver
     ) -> WorkersHere:
         is_paced = bool(settings.pace)
         return cls(
@@ -63,12 +63,12 @@ class WorkersHere:
         return cuda_runtime_bytes(context_counts=True) if self.on_gpu else CPU_RESERVE_BYTES
 
 
-def takes_gpu(settings: WorkerSettings, driver: Driver) -> bool:
+def takes_gpu(settings: WorkerSettings, driver: NvidiaDriver) -> bool:
     """Whether a worker here computes on a GPU, or ends saying why it cannot."""
     return settings.device != "cpu" and driver.is_there and not driver.is_hidden
 
 
-def check_device(settings: WorkerSettings, driver: Driver, torch: Torch) -> None:
+def check_device(settings: WorkerSettings, driver: NvidiaDriver, torch: Torch) -> None:
     """Raises BadSettings if there is no such device, or no PyTorch that could use it."""
     if torch.version == NONE:
         raise BadSettings(

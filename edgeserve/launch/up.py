@@ -11,7 +11,7 @@ from edgeserve.box import installed_torch, memory_room
 from edgeserve.clock import MonotonicClock
 from edgeserve.config import GatewaySettings, WorkerSettings, gpu_environment
 from edgeserve.errors import BadSettings, EdgeserveError
-from edgeserve.gpu import Driver, look_at_driver
+from edgeserve.gpu import NvidiaDriver, look_at_driver
 from edgeserve.hugging_face.find import find_model
 from edgeserve.launch.answer import first_answer, show_answer
 from edgeserve.launch.check import WorkersHere, check_device, check_fit, check_port, takes_gpu
@@ -81,7 +81,7 @@ def _show(url: str, options: UpOptions) -> None:
     told.flush()
 
 
-def _check(options: UpOptions, driver: Driver, share: Mapping[str, str]) -> None:
+def _check(options: UpOptions, driver: NvidiaDriver, share: Mapping[str, str]) -> None:
     """Whatever can be known to be wrong is said before anything starts."""
     if options.as_json and not options.prompt:
         raise BadSettings("--json prints the answer to --prompt: give both, or neither")
@@ -121,7 +121,7 @@ def _start_worker(i: int, options: UpOptions, share: Mapping[str, str]) -> Child
     )
 
 
-def worker_share(workers: int, settings: WorkerSettings, driver: Driver) -> dict[str, str]:
+def worker_share(workers: int, settings: WorkerSettings, driver: NvidiaDriver) -> dict[str, str]:
     """Each worker's part of the memory that this process may have, unless `settings` say otherwise.
     One alone on a GPU asks the GPU, and a card's that is not here is taken from nobody. All have
     all cores: a frame is with one worker at a time, and the others sleep.

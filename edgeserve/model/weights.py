@@ -41,7 +41,7 @@ OnProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Form:
+class WeightForm:
     """What a slice's numbers become."""
 
     dtype: torch.dtype
@@ -61,14 +61,18 @@ class LoadedSlice:
 
 
 def load_slice(
-    folder: Path, spec: ModelSpec, stage: Stage, form: Form, on_progress: OnProgress
+    folder: Path, spec: ModelSpec, stage: Stage, form: WeightForm, on_progress: OnProgress
 ) -> LoadedSlice:
     """`load_found` what lies in `folder`."""
     return load_found(find_tensors(folder, spec, stage), spec, stage, form, on_progress)
 
 
 def load_found(
-    found: Sequence[FoundTensor], spec: ModelSpec, stage: Stage, form: Form, on_progress: OnProgress
+    found: Sequence[FoundTensor],
+    spec: ModelSpec,
+    stage: Stage,
+    form: WeightForm,
+    on_progress: OnProgress,
 ) -> LoadedSlice:
     """`on_progress` is told bytes of the checkpoint.
 
@@ -86,12 +90,14 @@ def load_found(
     return LoadedSlice(slice=filling.slice, slice_hash=_hash(spec, stage, form, _contents(found)))
 
 
-def slice_hash(folder: Path, spec: ModelSpec, stage: Stage, form: Form) -> str:
+def slice_hash(folder: Path, spec: ModelSpec, stage: Stage, form: WeightForm) -> str:
     """What `load_slice` would say of the files as they are now, for a few KiB of reading."""
     return _hash(spec, stage, form, _contents(find_tensors(folder, spec, stage)))
 
 
-def random_slice(spec: ModelSpec, stage: Stage, form: Form, on_progress: OnProgress) -> LoadedSlice:
+def random_slice(
+    spec: ModelSpec, stage: Stage, form: WeightForm, on_progress: OnProgress
+) -> LoadedSlice:
     """Norms are 1, all else is normal with a standard deviation of 0.02, made on the device.
 
     A tensor's numbers depend on its name alone (and on dtype and kind of device), so every cut is
@@ -119,7 +125,7 @@ class Filling:
     prepared when its last have come. So never more than one product is there in full precision.
     """
 
-    def __init__(self, spec: ModelSpec, stage: Stage, form: Form) -> None:
+    def __init__(self, spec: ModelSpec, stage: Stage, form: WeightForm) -> None:
         self.slice = Slice(spec, stage, form.dtype, form.device, parameters_on="meta")
         self.sources = stage_tensors(spec, stage)
         self._form = form
@@ -160,7 +166,7 @@ class _Scratch:
     memory of the device is not left in pieces.
     """
 
-    def __init__(self, slice_: Slice, form: Form) -> None:
+    def __init__(self, slice_: Slice, form: WeightForm) -> None:
         self._form = form
         products = (each for each in slice_.modules() if isinstance(each, Product))
         self._free = [self._new(max((each.weight.numel() for each in products), default=0))]
@@ -283,7 +289,7 @@ def _contents(found: Sequence[FoundTensor]) -> Iterator[bytes]:
                 yield file.read(edge_bytes)
 
 
-def _hash(spec: ModelSpec, stage: Stage, form: Form, parts: Iterator[bytes]) -> str:
+def _hash(spec: ModelSpec, stage: Stage, form: WeightForm, parts: Iterator[bytes]) -> str:
     digest = hashlib.sha256(f"{spec.spec_hash} {stage} {form}".encode())
     for part in parts:
         digest.update(part)

@@ -20,7 +20,7 @@ from edgeserve.clock import Clock
 from edgeserve.config import WorkerSettings
 from edgeserve.cost.reserve import CUDA_CONTEXT_BYTES, cuda_runtime_bytes
 from edgeserve.errors import BadSettings, DoesNotFit, EdgeserveError
-from edgeserve.gpu import Driver, Torch, why_not_capable, why_not_usable
+from edgeserve.gpu import NvidiaDriver, Torch, why_not_capable, why_not_usable
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class OpenGpu:
 
 
 def open_gpu(
-    settings: WorkerSettings, clock: Clock, driver: Driver, cuda: Cuda = CUDA
+    settings: WorkerSettings, clock: Clock, driver: NvidiaDriver, cuda: Cuda = CUDA
 ) -> OpenGpu | None:
     """None where this box has none to use and `--device auto` leaves the choice.
 
@@ -138,7 +138,7 @@ def open_gpu(
         )
 
 
-def _say_why_none(settings: WorkerSettings, driver: Driver, cuda: Cuda) -> None:
+def _say_why_none(settings: WorkerSettings, driver: NvidiaDriver, cuda: Cuda) -> None:
     """Returns where there is nothing to say but to the log."""
     why_not = why_not_usable(driver, cuda.build)
     if why_not:
@@ -153,7 +153,7 @@ def _say_why_none(settings: WorkerSettings, driver: Driver, cuda: Cuda) -> None:
         log.warning("this worker computes on the CPU; nvidia-smi says: %s", driver.said)
 
 
-def _why_no_cuda(driver: Driver) -> str:
+def _why_no_cuda(driver: NvidiaDriver) -> str:
     if driver.is_hidden:
         return f"--device cuda: CUDA_VISIBLE_DEVICES hides all GPUs; unset it, {ON_CPU}"
     said = f" (nvidia-smi: {driver.said})" if driver.said else ""
@@ -163,7 +163,7 @@ def _why_no_cuda(driver: Driver) -> str:
     )
 
 
-def _not_shown(driver: Driver, cuda: Cuda) -> EdgeserveError:
+def _not_shown(driver: NvidiaDriver, cuda: Cuda) -> EdgeserveError:
     """There is a driver, it is new enough, and this process may use it."""
     box = f"this box has NVIDIA driver {driver.version}, but PyTorch {cuda.build.version}"
     if driver.said.startswith("CUDA_VISIBLE_DEVICES"):
@@ -184,7 +184,7 @@ FAILURES = (RuntimeError, AssertionError, torch.cuda.DeferredCudaCallError)
 
 
 @contextmanager
-def _sentences(driver: Driver) -> Iterator[None]:
+def _sentences(driver: NvidiaDriver) -> Iterator[None]:
     try:
         yield
     except FAILURES as error:

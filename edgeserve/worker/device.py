@@ -13,7 +13,7 @@ from edgeserve.clock import Clock
 from edgeserve.config import WorkerSettings
 from edgeserve.cost.reserve import CPU_MEMORY_SHARE, CPU_RESERVE_BYTES, cuda_runtime_bytes
 from edgeserve.families.spec import Dtype
-from edgeserve.gpu import Driver
+from edgeserve.gpu import NvidiaDriver
 from edgeserve.worker.cards import Card, card_named
 from edgeserve.worker.cuda_device import CUDA, Cuda, OpenGpu, open_gpu
 from edgeserve.worker.precision import keep_precision
@@ -56,7 +56,7 @@ class Device:
 
 
 def open_device(
-    settings: WorkerSettings, clock: Clock, driver: Driver | None = None, cuda: Cuda = CUDA
+    settings: WorkerSettings, clock: Clock, driver: NvidiaDriver | None = None, cuda: Cuda = CUDA
 ) -> Device:
     """`driver` is NVIDIA's, as this box shows it.
 
@@ -66,7 +66,7 @@ def open_device(
     if settings.pace:
         return _paced(settings)
     if settings.device != "cpu":
-        gpu = open_gpu(settings, clock, driver or Driver(), cuda)
+        gpu = open_gpu(settings, clock, driver or NvidiaDriver(), cuda)
         if gpu is not None:
             return _cuda(gpu)
     torch.set_num_threads(settings.threads or min(torch.get_num_threads(), cores()))

@@ -79,7 +79,9 @@ class Session:
         received_s = self.thread.clock.now_s()
         frame = decode_frame(raw)
         decode_s = self.thread.clock.now_s() - received_s
-        self.thread.submit(Job(session=self, frame=frame, received_s=received_s, decode_s=decode_s))
+        self.thread.submit(
+            FrameJob(session=self, frame=frame, received_s=received_s, decode_s=decode_s)
+        )
 
     def close(self) -> None:
         """Frames that still wait are dropped."""
@@ -102,7 +104,7 @@ class Session:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class FrameJob:
     session: Session
     frame: Frame
     received_s: float
@@ -125,10 +127,10 @@ class DeviceThread:
         self._launch_s: dict[int, float] = {}  # the last time for frames of about so many tokens
         self._compute_s: dict[int, float] = {}  # the last time for frames of exactly so many
         self._due_s = 0.0  # when all that was launched should be done
-        self._work: queue.SimpleQueue[Job | Callable[[], None] | None] = queue.SimpleQueue()
-        self._launched: queue.SimpleQueue[tuple[Job, Taken, Launched | LaunchedPaced] | None] = (
-            queue.SimpleQueue()
-        )
+        self._work: queue.SimpleQueue[FrameJob | Callable[[], None] | None] = queue.SimpleQueue()
+        self._launched: queue.SimpleQueue[
+            tuple[FrameJob, Taken, Launched | LaunchedPaced] | None
+        ] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._launch_all, name="device", daemon=True),
             threading.Thread(target=self._finish_all, name="finisher", daemon=True),
@@ -136,7 +138,7 @@ class DeviceThread:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: FrameJob) -> None:
         # Only while nothing else runs may the loop look at the session's sequences.
         if self._unfinished == 0 and self._is_short(job) and job.session.any_thread_may(job.frame):
             with torch.inference_mode():
@@ -167,7 +169,7 @@ class DeviceThread:
         work = self._work.get()
         if work is None:
             return False
-        if isinstance(work, Job):
+        if isinstance(work, FrameJob):
             self._run(work)
         else:
             work()
@@ -175,19 +177,19 @@ class DeviceThread:
             self._unfinished -= 1
         return True
 
-    def _put(self, work: Job | Callable[[], None]) -> None:
+    def _put(self, work: FrameJob | Callable[[], None]) -> None:
         with self._lock:
             self._unfinished += 1
         self._work.put(work)
 
-    def _is_short(self, job: Job) -> bool:
+    def _is_short(self, job: FrameJob) -> bool:
         return self._launch_s.get(_size(job.frame), SHORT_S) < SHORT_S
 
-    def _run(self, job: Job) -> None:
+    def _run(self, job: FrameJob) -> None:
         if not job.session.closed:
             self._guarded(job, functools.partial(self._launch, job))
 
-    def _launch(self, job: Job) -> None:
+    def _launch(self, job: FrameJob) -> None:
         started_s = self.clock.now_s()
         taken = Taken(received_s=job.received_s, decode_s=job.decode_s, started_s=started_s)
         stage = job.session.stage_now()
@@ -212,19 +214,19 @@ class DeviceThread:
             self._guarded(waiting[0], functools.partial(self._finish, *waiting))
         return waiting is not None
 
-    def _announce(self, job: Job) -> None:
+    def _announce(self, job: FrameJob) -> None:
         """That its result is about to come, as far as that is known."""
         now_s, takes_s = self.clock.now_s(), self._compute_s.get(job.frame.tokens, 0.0)
         self._due_s = max(self._due_s, now_s) + takes_s
         if takes_s > COLD_S:
             job.session.announce(self._due_s - EARLY_S - now_s)
 
-    def _finish(self, job: Job, taken: Taken, launched: Launched | LaunchedPaced) -> None:
+    def _finish(self, job: FrameJob, taken: Taken, launched: Launched | LaunchedPaced) -> None:
         result = launched.finish(taken, self.clock)
         self._compute_s[job.frame.tokens] = result.time.compute_s
         _reply(job, result)
 
-    def _guarded(self, job: Job, work: Callable[[], None]) -> None:
+    def _guarded(self, job: FrameJob, work: Callable[[], None]) -> None:
         """The border of the device: whatever a frame does here, its gateway hears of it, and the
         next one runs.
         """
@@ -250,7 +252,7 @@ def _size(frame: Frame) -> int:
     return (frame.tokens + scored).bit_length()
 
 
-def _reply(job: Job, result: FrameResult) -> None:
+def _reply(job: FrameJob, result: FrameResult) -> None:
     if not job.session.closed:
         job.session.reply(encode_result(result))
 

@@ -31,8 +31,8 @@ from edgeserve.model.sampling import SampleRow, choices, most_likely, sample
 from edgeserve.model.scoring import Results, ScoreRow, score, scores
 from edgeserve.model.slice import Slice
 from edgeserve.model.weights import (
-    Form,
     LoadedSlice,
+    WeightForm,
     load_found,
     load_slice,
     random_slice,
@@ -388,9 +388,9 @@ def _preparation(dtype: Dtype, device: Device) -> Preparation:
     return FastestLayout(clock=ProcessorTime()) if device.kind == "cpu" else LeavePlain()
 
 
-def _form(dtype: Dtype, device: Device, prepare: Preparation) -> Form:
+def _form(dtype: Dtype, device: Device, prepare: Preparation) -> WeightForm:
     quantised = str(dtype) if dtype.is_quantised else ""
-    return Form(TORCH_DTYPES[dtype], device.torch_device, prepare, quantised)
+    return WeightForm(TORCH_DTYPES[dtype], device.torch_device, prepare, quantised)
 
 
 def _cuda_frames(slice_: Slice, kv_pages: KvPages, tokens_max: int, clock: Clock) -> CudaFrames:
@@ -414,7 +414,7 @@ def _for_gpu() -> tuple[Callable[[Dtype, int], Preparation], type[CudaFrames]]:
 
 
 def _slice(
-    source: ModelSource, order: LoadOrder, form: Form, on_progress: Callable[[int, int], None]
+    source: ModelSource, order: LoadOrder, form: WeightForm, on_progress: Callable[[int, int], None]
 ) -> LoadedSlice:
     if source.folder is None:
         return random_slice(source.spec, order.stage, form, on_progress)

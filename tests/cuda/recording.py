@@ -20,7 +20,7 @@ from edgeserve.model.product import Preparation
 from edgeserve.model.sampling import SampleRow
 from edgeserve.model.scoring import Results, ScoreRow
 from edgeserve.model.slice import Slice
-from edgeserve.model.weights import Filling, Form
+from edgeserve.model.weights import Filling, WeightForm
 from edgeserve.worker.cuda_frames import CudaFrames, Processors, graph_rows
 from edgeserve.worker.stage import TORCH_DTYPES
 from edgeserve.worker.stopwatch import Stopwatch
@@ -140,7 +140,7 @@ def empty_slice(load: Load, prepare: Preparation | None = None) -> Filling:
     """A slice that no memory was taken for."""
     prepare = prepare or cuda_preparation(load.dtype, load.processors.count)
     quantised = str(load.dtype) if load.dtype.is_quantised else ""
-    form = Form(TORCH_DTYPES[load.dtype], META, prepare, quantised)
+    form = WeightForm(TORCH_DTYPES[load.dtype], META, prepare, quantised)
     return Filling(load.spec, load.stage, form)
 
 

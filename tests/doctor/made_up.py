@@ -11,7 +11,7 @@ from edgeserve.doctor.examined import Answered, Examined, Here, Silent
 from edgeserve.doctor.link import Link
 from edgeserve.errors import EdgeserveError
 from edgeserve.families.spec import Dtype
-from edgeserve.gpu import Driver, Gpu, Torch
+from edgeserve.gpu import Gpu, NvidiaDriver, Torch
 from edgeserve.wire.messages import Description
 
 GB = 10**9
@@ -23,7 +23,7 @@ BOX = Box(
     disk_free_bytes=200 * GB,
 )
 GPU = Gpu(name="RTX 3060", driver_version="580.95.05", memory_free_bytes=12 * GB)
-DRIVER = Driver(version="580.95.05", gpu=GPU)
+DRIVER = NvidiaDriver(version="580.95.05", gpu=GPU)
 TORCH = Torch(version="2.13.0+cu130", cuda="13.0")
 LINK = Link(round_trip_s=4e-4, idle_round_trip_s=1.2e-3, bytes_per_s=110e6)
 WORKERS = ("10.0.0.2:50051", "10.0.0.3:50051")
@@ -50,7 +50,7 @@ def workers_box(**differences: Any) -> Here:
     """One that names no workers."""
     well = Here(
         box=BOX,
-        driver=Driver(),
+        driver=NvidiaDriver(),
         torch=TORCH,
         why_no_kernels="",
         cores=4,

@@ -14,7 +14,7 @@ from edgeserve.doctor.findings import HOP_S_MAX, PROMPT_BYTES_PER_S_MIN, judge
 from edgeserve.errors import BadModel, DoesNotFit, StageUnavailable, Unauthorized
 from edgeserve.families.shapes import SHAPES
 from edgeserve.families.spec import Dtype
-from edgeserve.gpu import NONE, Driver, Torch
+from edgeserve.gpu import NONE, NvidiaDriver, Torch
 from edgeserve.plan.facts import WorkerFacts
 from edgeserve.plan.planner import make_plan
 from tests.doctor.made_up import (
@@ -204,9 +204,9 @@ def test_a_gateways_box_needs_no_pytorch_and_a_workers_does() -> None:
 
 
 CPU_BUILD = Torch(version="2.13.0+cpu", cuda=None)
-OLD = Driver(version="550.54.14", gpu=replace(GPU, driver_version="550.54.14"))
-TURING = Driver(version="580.1", gpu=replace(GPU, name="Tesla T4", capability=(7, 5)))
-HIDDEN = Driver(version="550.1", is_hidden=True)
+OLD = NvidiaDriver(version="550.54.14", gpu=replace(GPU, driver_version="550.54.14"))
+TURING = NvidiaDriver(version="580.1", gpu=replace(GPU, name="Tesla T4", capability=(7, 5)))
+HIDDEN = NvidiaDriver(version="550.1", is_hidden=True)
 ON_CPU = WorkerSettings(device="cpu")
 PACED = WorkerSettings(pace="rtx-3060")
 ON_GPU = WorkerSettings(device="cuda")
@@ -217,14 +217,23 @@ ON_GPU = WorkerSettings(device="cuda")
     [
         (workers_box(torch=CPU_BUILD, driver=DRIVER), ("RTX 3060", "2.13.0+cpu", "--device cpu")),
         (workers_box(driver=OLD), ("550.54.14", "CUDA 13.0", "580", "cu126", "--device cpu")),
-        (workers_box(driver=Driver(version="550.1")), ("550.1", "580")),
+        (workers_box(driver=NvidiaDriver(version="550.1")), ("550.1", "580")),
         (workers_box(driver=TURING), ("Tesla T4", "7.5", "8.0")),
-        (workers_box(driver=Driver(version="580.1", is_reachable=False)), ("docker run --gpus",)),
-        (workers_box(driver=Driver(version="580.1", said="NVML")), ("580.1", "NVML", "not start")),
-        (workers_box(driver=Driver(version="580.1"), why_no_kernels="no gcc"), ("no gcc",)),
+        (
+            workers_box(driver=NvidiaDriver(version="580.1", is_reachable=False)),
+            ("docker run --gpus",),
+        ),
+        (
+            workers_box(driver=NvidiaDriver(version="580.1", said="NVML")),
+            ("580.1", "NVML", "not start"),
+        ),
+        (workers_box(driver=NvidiaDriver(version="580.1"), why_no_kernels="no gcc"), ("no gcc",)),
         (workers_box(driver=DRIVER, why_no_kernels="no gcc; apt"), ("no gcc; apt",)),
         (workers_box(as_worker=ON_GPU), ("nvidia-smi", "driver")),
-        (workers_box(as_worker=ON_GPU, driver=Driver(said="NVML mismatch")), ("NVML mismatch",)),
+        (
+            workers_box(as_worker=ON_GPU, driver=NvidiaDriver(said="NVML mismatch")),
+            ("NVML mismatch",),
+        ),
         (workers_box(as_worker=ON_GPU, driver=HIDDEN), ("CUDA_VISIBLE_DEVICES hides", "unset it")),
     ],
 )
@@ -241,8 +250,8 @@ def test_a_gpu_that_would_not_be_used_is_a_fault(here: Here, words: tuple[str, .
         workers_box(driver=OLD, as_worker=ON_CPU),
         workers_box(driver=HIDDEN),
         workers_box(torch=CPU_BUILD, driver=DRIVER, as_worker=PACED),
-        workers_box(driver=Driver(version="580.1")),  # nvidia-smi is not there
-        workers_box(driver=Driver(said="couldn't communicate with the driver")),
+        workers_box(driver=NvidiaDriver(version="580.1")),  # nvidia-smi is not there
+        workers_box(driver=NvidiaDriver(said="couldn't communicate with the driver")),
     ],
 )
 def test_a_device_that_is_used_as_it_is_meant_is_none(here: Here) -> None:
@@ -250,14 +259,14 @@ def test_a_device_that_is_used_as_it_is_meant_is_none(here: Here) -> None:
 
 
 def test_a_driver_that_does_not_answer_is_noted_where_the_cpu_would_compute() -> None:
-    (note,) = notes(examined(here=workers_box(driver=Driver(said="couldn't communicate"))))
+    (note,) = notes(examined(here=workers_box(driver=NvidiaDriver(said="couldn't communicate"))))
 
     assert "would compute on the CPU" in note
     assert "couldn't communicate" in note
 
 
 def test_a_driver_without_its_program_is_noted_as_what_cannot_be_known() -> None:
-    (note,) = notes(examined(here=workers_box(driver=Driver(version="580.1"))))
+    (note,) = notes(examined(here=workers_box(driver=NvidiaDriver(version="580.1"))))
 
     assert "nvidia-smi is not found" in note
 

@@ -27,7 +27,7 @@ from edgeserve.model.batch import PackedBatch, PagedSegment
 from edgeserve.model.pages import KvPages
 from edgeserve.model.product import LeavePlain
 from edgeserve.model.sampling import SampleRow, choose
-from edgeserve.model.weights import Form, load_slice
+from edgeserve.model.weights import WeightForm, load_slice
 from tests.gateway.schemas import random_schema
 from tests.model.tiny import save_tiny
 
@@ -69,7 +69,7 @@ class Model:
     def __init__(self, folder: Path) -> None:
         spec = open_model(str(folder)).spec
         (stage,) = cut((spec.layers,))
-        form = Form(torch.float32, prepare=LeavePlain())
+        form = WeightForm(torch.float32, prepare=LeavePlain())
         self._slice = load_slice(folder, spec, stage, form, lambda _done, _total: None).slice
         pages = TOGETHER * PAGES_EACH
         self._kv_pages = KvPages(spec, spec.layers, pages, torch.float32, "cpu")

@@ -24,7 +24,7 @@ from edgeserve.model.pages import KvPages
 from edgeserve.model.sampling import SampleRow, choices, choose
 from edgeserve.model.scoring import ScoreRow, score, scores
 from edgeserve.model.slice import Slice
-from edgeserve.model.weights import Form, load_slice
+from edgeserve.model.weights import WeightForm, load_slice
 from edgeserve.worker import cuda_frames
 from edgeserve.worker.cuda_frames import CudaFrames, graph_rows
 from edgeserve.worker.stopwatch import Stopwatch
@@ -82,7 +82,7 @@ class Pair:
     def __init__(self, folder: Path, stage: Stage, device: torch.device) -> None:
         self.spec: ModelSpec = open_model(str(folder)).spec
         self.slice_: Slice = load_slice(
-            folder, self.spec, stage, Form(torch.float32, device), lambda _done, _total: None
+            folder, self.spec, stage, WeightForm(torch.float32, device), lambda _done, _total: None
         ).slice
         sizes = (self.spec, len(stage.layers), PAGES, torch.float32, device)
         self.plain_pages, self.fused_pages = KvPages(*sizes), KvPages(*sizes)

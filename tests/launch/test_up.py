@@ -14,14 +14,14 @@ from edgeserve.allowance import MemoryLimit, MemoryRoom
 from edgeserve.config import GatewaySettings, WorkerSettings, read_settings
 from edgeserve.errors import BadSettings, DoesNotFit
 from edgeserve.families.folder import open_model
-from edgeserve.gpu import NONE, Driver, Gpu, Torch
+from edgeserve.gpu import NONE, Gpu, NvidiaDriver, Torch
 from edgeserve.launch import up
 from edgeserve.launch.answer import first_answer
 from edgeserve.launch.check import WorkersHere, check_device, check_fit
 from edgeserve.launch.up import worker_share
 
 ON_CPU = WorkerSettings(device="cpu")
-CARD = Driver(version="580.95.05")
+CARD = NvidiaDriver(version="580.95.05")
 CU130 = Torch(version="2.13.0+cu130", cuda="13.0")
 CPU_BUILD = Torch(version="2.13.0+cpu", cuda=None)
 
@@ -58,7 +58,7 @@ def test_workers_on_one_gpu_share_what_is_free_of_it() -> None:
 def test_a_paced_worker_has_its_card_s_memory_and_not_a_share_of_this_machine_s(
     device: str,
 ) -> None:
-    assert worker_share(3, WorkerSettings(pace="rtx-3060", device=device), Driver()) == {}
+    assert worker_share(3, WorkerSettings(pace="rtx-3060", device=device), NvidiaDriver()) == {}
 
 
 def test_memory_that_was_asked_for_wherever_it_stands_is_not_replaced_by_a_share(
@@ -66,21 +66,21 @@ def test_memory_that_was_asked_for_wherever_it_stands_is_not_replaced_by_a_share
 ) -> None:
     monkeypatch.setenv("EDGESERVE_MEMORY", "3GB")
     asked = read_settings(WorkerSettings, "worker", {"device": "cpu"})
-    assert worker_share(3, asked, Driver()) == {}
+    assert worker_share(3, asked, NvidiaDriver()) == {}
 
 
 @pytest.mark.parametrize(
     ("settings", "driver", "has_share"),
     [
-        (WorkerSettings(), Driver(), True),
+        (WorkerSettings(), NvidiaDriver(), True),
         (WorkerSettings(), CARD, False),  # the card is asked
         (ON_CPU, CARD, True),
         (WorkerSettings(), replace(CARD, is_hidden=True), True),
-        (WorkerSettings(), Driver(said="NVML failed"), True),
+        (WorkerSettings(), NvidiaDriver(said="NVML failed"), True),
     ],
 )
 def test_whoever_computes_on_the_cpu_has_a_share_of_its_memory(
-    settings: WorkerSettings, driver: Driver, has_share: bool
+    settings: WorkerSettings, driver: NvidiaDriver, has_share: bool
 ) -> None:
     assert bool(worker_share(3, settings, driver)) == has_share
 
@@ -90,11 +90,11 @@ def test_whoever_computes_on_the_cpu_has_a_share_of_its_memory(
     ("driver", "torch", "words"),
     [
         (CARD, CPU_BUILD, "a build without CUDA"),
-        (Driver(version="550.54.14"), CU130, "driver 580 or newer"),
+        (NvidiaDriver(version="550.54.14"), CU130, "driver 580 or newer"),
     ],
 )
 def test_a_gpu_that_no_worker_could_use_is_told_before_any_starts(
-    device: str, driver: Driver, torch: Torch, words: str
+    device: str, driver: NvidiaDriver, torch: Torch, words: str
 ) -> None:
     with pytest.raises(BadSettings, match=words):
         check_device(WorkerSettings(device=device), driver, torch)
@@ -104,19 +104,19 @@ def test_a_gpu_that_no_worker_could_use_is_told_before_any_starts(
 
 def test_without_pytorch_no_worker_is_started() -> None:
     with pytest.raises(BadSettings, match="PyTorch is not installed"):
-        check_device(ON_CPU, Driver(), Torch(version=NONE, cuda=None))
+        check_device(ON_CPU, NvidiaDriver(), Torch(version=NONE, cuda=None))
 
 
 @pytest.mark.parametrize(
     ("driver", "words"),
     [
-        (Driver(), "there is no driver"),
-        (Driver(said="No devices were found"), "No devices were found"),
+        (NvidiaDriver(), "there is no driver"),
+        (NvidiaDriver(said="No devices were found"), "No devices were found"),
         (replace(CARD, is_hidden=True), "CUDA_VISIBLE_DEVICES hides all"),
     ],
 )
 def test_a_gpu_that_is_asked_for_and_not_there_is_told_before_any_starts(
-    driver: Driver, words: str
+    driver: NvidiaDriver, words: str
 ) -> None:
     with pytest.raises(BadSettings, match=words):
         check_device(WorkerSettings(device="cuda"), driver, CU130)

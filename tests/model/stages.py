@@ -16,7 +16,7 @@ from edgeserve.model.batch import PackedBatch, PagedSegment
 from edgeserve.model.layouts import LAYOUTS
 from edgeserve.model.pages import KvPages
 from edgeserve.model.product import LeavePlain, MakeKernel, Preparation, Product
-from edgeserve.model.weights import Form, load_slice
+from edgeserve.model.weights import WeightForm, load_slice
 
 PAGES = 24
 
@@ -75,7 +75,7 @@ class Stages:
         dtype: torch.dtype = torch.float32,
         prepare: Preparation | None = None,
     ) -> None:
-        form = Form(dtype, prepare=prepare or LeavePlain())
+        form = WeightForm(dtype, prepare=prepare or LeavePlain())
         self._held = [
             (
                 load_slice(folder, spec, stage, form, lambda _done, _total: None).slice,

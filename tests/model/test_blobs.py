@@ -20,7 +20,7 @@ from edgeserve.families.spec import Dtype
 from edgeserve.families.stage_files import FoundTensor, find_tensors
 from edgeserve.frames.stage import LayerRange, Stage
 from edgeserve.model.quantised import Quantise
-from edgeserve.model.weights import Form, LoadedSlice, load_found
+from edgeserve.model.weights import LoadedSlice, WeightForm, load_found
 from tests.model.stages import GetTiny, Tiny
 
 STAGE = Stage(LayerRange(1, 3), embedding=False, head=False)
@@ -40,21 +40,21 @@ def blobs(model: Tiny, folder: Path) -> list[FoundTensor]:
     return made
 
 
-def load(found: list[FoundTensor], model: Tiny, form: Form) -> LoadedSlice:
+def load(found: list[FoundTensor], model: Tiny, form: WeightForm) -> LoadedSlice:
     return load_found(found, model.spec, STAGE, form, lambda _done, _total: None)
 
 
 @pytest.mark.parametrize(
     "form",
     [
-        Form(torch.float32),
-        Form(torch.bfloat16),
-        Form(torch.bfloat16, "cpu", Quantise(dtype=Dtype.INT8), "int8"),
+        WeightForm(torch.float32),
+        WeightForm(torch.bfloat16),
+        WeightForm(torch.bfloat16, "cpu", Quantise(dtype=Dtype.INT8), "int8"),
     ],
     ids=str,
 )
 def test_blobs_give_the_slice_that_the_files_give(
-    tiny: GetTiny, tmp_path: Path, form: Form
+    tiny: GetTiny, tmp_path: Path, form: WeightForm
 ) -> None:
     model = tiny("qwen3")
     ours = load(blobs(model, tmp_path), model, form)
@@ -78,7 +78,7 @@ def test_a_flipped_bit_is_found_and_its_blob_thrown_away(
     damaged.stored.path.write_bytes(content)
 
     with pytest.raises(DamagedWeights, match=f"tensor {damaged.stored.name} has SHA-256") as said:
-        load(found, model, Form(dtype))
+        load(found, model, WeightForm(dtype))
 
     assert hashlib.sha256(content).hexdigest() in str(said.value)
     assert damaged.sha256 in str(said.value)
@@ -95,7 +95,7 @@ def test_all_damaged_blobs_are_thrown_away_at_once(tiny: GetTiny, tmp_path: Path
     gone.stored.path.unlink()
 
     with pytest.raises(DamagedWeights, match=f"tensor {flipped.stored.name} has SHA-256"):
-        load(found, tiny("llama2"), Form(torch.float32))
+        load(found, tiny("llama2"), WeightForm(torch.float32))
 
     lacking = {each.stored.name for each in found if not each.stored.path.exists()}
     assert lacking == {each.stored.name for each in (flipped, short, gone)}
@@ -108,7 +108,7 @@ def test_a_blob_that_is_cut_short_is_thrown_away(tiny: GetTiny, tmp_path: Path) 
     path.write_bytes(path.read_bytes()[:-4])
 
     with pytest.raises(DamagedWeights, match="cut short: 4 bytes are missing at the end"):
-        load(found, model, Form(torch.float32))
+        load(found, model, WeightForm(torch.float32))
 
     assert not path.exists()
 
@@ -119,7 +119,7 @@ def test_a_blob_that_is_gone_is_told_as_damage(tiny: GetTiny, tmp_path: Path) ->
     found[0].stored.path.unlink()
 
     with pytest.raises(DamagedWeights, match=f"tensor {found[0].stored.name} is gone"):
-        load(found, model, Form(torch.float32))
+        load(found, model, WeightForm(torch.float32))
 
 
 def test_a_blob_that_its_disk_cannot_read_is_told_as_damage(
@@ -137,6 +137,6 @@ def test_a_blob_that_its_disk_cannot_read_is_told_as_damage(
 
     monkeypatch.setattr(Path, "open", opened)
     with pytest.raises(DamagedWeights, match=r"cannot be read \(Input/output error\)"):
-        load(found, tiny("llama2"), Form(torch.float32))
+        load(found, tiny("llama2"), WeightForm(torch.float32))
 
     assert not bad.exists()

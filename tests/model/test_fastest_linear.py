@@ -17,7 +17,7 @@ from edgeserve.families.folder import open_model
 from edgeserve.frames.stage import cut
 from edgeserve.model.fastest_linear import BUDGET_S, COPIES, FastestLinear
 from edgeserve.model.product import Kernel, MakeKernel, Product
-from edgeserve.model.weights import Form, load_slice
+from edgeserve.model.weights import WeightForm, load_slice
 from tests.model.tiny import save_tiny
 
 
@@ -210,7 +210,7 @@ def test_a_loaded_slice_has_chosen(tmp_path: Any) -> None:
     spec, clock = open_model(str(tmp_path)).spec, ManualClock()
     first, other = Fake(clock, (2e-3, 2e-3, 2e-3)), Fake(clock, (1e-3, 1e-3, 1e-3))
     prepare = choosing(clock, first=first.make, other=other.make)
-    form = Form(torch.float32, prepare=prepare)
+    form = WeightForm(torch.float32, prepare=prepare)
 
     slice_ = load_slice(
         tmp_path, spec, cut((spec.layers,))[0], form, lambda _done, _all: None

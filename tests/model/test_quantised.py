@@ -16,7 +16,7 @@ from edgeserve.model import int8 as int8_module
 from edgeserve.model.int8 import INT8_WAYS, Int8Way, first_right, int8, int8_way, int8_widened
 from edgeserve.model.product import Kernel, MakeKernel, Product
 from edgeserve.model.quantised import Quantise, int4, int4_widened
-from edgeserve.model.weights import Filling, Form, load_slice
+from edgeserve.model.weights import Filling, WeightForm, load_slice
 from tests.model.stages import Fed, Stages
 from tests.model.tiny import save_tiny
 
@@ -245,7 +245,7 @@ def test_one_product_at_a_time_is_there_in_full(tmp_path: Path) -> None:
             return ""
 
     stage = cut((spec.layers,))[0]
-    form = Form(torch.bfloat16, prepare=Watching())
+    form = WeightForm(torch.bfloat16, prepare=Watching())
     slice_ = load_slice(tmp_path, spec, stage, form, lambda _done, _total: None).slice
     assert len(seen) == 4 * spec.layers + 1
     assert {name.rpartition(".")[2] for name, _ in slice_.named_parameters()} == {"weight"}
@@ -271,7 +271,7 @@ def test_all_products_are_full_in_the_same_two_places(tmp_path: Path) -> None:
         def report(self) -> str:
             return ""
 
-    form = Form(torch.bfloat16, prepare=Watching(), quantised="int8")
+    form = WeightForm(torch.bfloat16, prepare=Watching(), quantised="int8")
     load_slice(tmp_path, spec, cut((spec.layers,))[0], form, lambda _done, _total: None)
 
     largest = max(2 * spec.ffn_hidden, spec.vocab) * spec.hidden
@@ -283,7 +283,7 @@ def test_all_products_are_full_in_the_same_two_places(tmp_path: Path) -> None:
 def test_numbers_among_those_of_another_product_keep_their_place(tmp_path: Path) -> None:
     save_tiny("llama3", tmp_path, intermediate_size=64)
     spec = open_model(str(tmp_path)).spec
-    form = Form(torch.bfloat16, prepare=Quantise(dtype=Dtype.INT8), quantised="int8")
+    form = WeightForm(torch.bfloat16, prepare=Quantise(dtype=Dtype.INT8), quantised="int8")
     filling = Filling(spec, cut((spec.layers,))[0], form)
     sources = {each.name: each for each in filling.sources}
     gate, up, down = (

@@ -13,7 +13,7 @@ from edgeserve.errors import BadModel
 from edgeserve.families.stage_files import find_tensors
 from edgeserve.frames.stage import cut
 from edgeserve.model.staging import HostStaging, PinnedStaging, Staging, staging_to
-from edgeserve.model.weights import Filling, Form, fill
+from edgeserve.model.weights import Filling, WeightForm, fill
 from tests.model.stages import GetTiny, Tiny
 from tests.model.tiny import LAYERS
 
@@ -52,7 +52,7 @@ class LateTransfer:
 def filled(
     model: Tiny, dtype: torch.dtype, staging: Staging, folder: Path | None = None
 ) -> dict[str, torch.Tensor]:
-    filling = Filling(model.spec, WHOLE, Form(dtype))
+    filling = Filling(model.spec, WHOLE, WeightForm(dtype))
     found = find_tensors(folder or model.folder, model.spec, WHOLE)
     fill(filling, found, lambda _done, _total: None, staging)
     return dict(filling.slice.named_parameters())

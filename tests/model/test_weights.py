@@ -23,7 +23,7 @@ from edgeserve.families.stage_files import find_tensors
 from edgeserve.frames.stage import LayerRange, Stage, cut
 from edgeserve.model import weights
 from edgeserve.model.staging import HostStaging
-from edgeserve.model.weights import Filling, Form, LoadedSlice, load_slice, random_slice
+from edgeserve.model.weights import Filling, LoadedSlice, WeightForm, load_slice, random_slice
 from tests.model.stages import GetTiny, Tiny
 from tests.model.tiny import FAMILIES, LAYERS
 
@@ -40,7 +40,7 @@ def quiet(_done_bytes: int, _total_bytes: int) -> None:
 def load(
     folder: Path, spec: ModelSpec, stage: Stage = WHOLE, dtype: torch.dtype = torch.float32
 ) -> LoadedSlice:
-    return load_slice(folder, spec, stage, Form(dtype), quiet)
+    return load_slice(folder, spec, stage, WeightForm(dtype), quiet)
 
 
 def changed(model: Tiny, folder: Path, changes: Mapping[str, Tensor | None]) -> Path:
@@ -129,7 +129,7 @@ def test_a_tied_head_is_the_embedding(tiny: GetTiny) -> None:
 def test_progress_counts_every_byte_of_the_stage(tiny: GetTiny) -> None:
     model, told = tiny("llama2"), list[tuple[int, int]]()
     load_slice(
-        model.folder, model.spec, MIDDLE, Form(torch.bfloat16),
+        model.folder, model.spec, MIDDLE, WeightForm(torch.bfloat16),
         lambda done, total: told.append((done, total)),
     )  # fmt: skip
     total_bytes = 4 * model.spec.stage_parameters(MIDDLE)  # the checkpoint is fp32
@@ -162,7 +162,7 @@ def test_the_hash_tells_apart_what_differs(tiny: GetTiny, tmp_path: Path) -> Non
         "dtype": load(model.folder, model.spec, MIDDLE, torch.bfloat16).slice_hash,
         "stage": load(model.folder, model.spec, cut((1, 3))[1]).slice_hash,
         "content": load(other, model.spec, MIDDLE).slice_hash,
-        "random": random_slice(model.spec, MIDDLE, Form(torch.float32), quiet).slice_hash,
+        "random": random_slice(model.spec, MIDDLE, WeightForm(torch.float32), quiet).slice_hash,
     }
     assert len(set(hashes.values())) == len(hashes), hashes
     assert all(len(each) == 16 and int(each, 16) >= 0 for each in hashes.values())
@@ -231,7 +231,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_named(tiny: GetTiny, tmp_path: 
     path = tmp_path / "model.safetensors"
     found = find_tensors(tmp_path, model.spec, WHOLE)
     path.write_bytes(path.read_bytes()[:-100])
-    filling = Filling(model.spec, WHOLE, Form(torch.float32))
+    filling = Filling(model.spec, WHOLE, WeightForm(torch.float32))
     with pytest.raises(BadModel, match=f"tensor .* is cut short: 100 bytes .* {path}"):
         weights.fill(filling, found, quiet, HostStaging(2**20))
 
@@ -251,17 +251,17 @@ def test_numbers_that_fp16_cannot_hold_are_refused(tiny: GetTiny, tmp_path: Path
 @pytest.mark.parametrize("family", FAMILIES)
 def test_random_weights_are_the_same_for_every_cut(tiny: GetTiny, family: str) -> None:
     spec = tiny(family).spec
-    whole = parameters(random_slice(spec, WHOLE, Form(torch.float32), quiet))
+    whole = parameters(random_slice(spec, WHOLE, WeightForm(torch.float32), quiet))
     for layer_counts in ((1, 3), (2, 1, 1)):
         for stage in cut(layer_counts):
-            part = parameters(random_slice(spec, stage, Form(torch.float32), quiet))
+            part = parameters(random_slice(spec, stage, WeightForm(torch.float32), quiet))
             for name, tensor in part.items():
                 twin = whole["embedding.weight" if spec.head_tied and "head" in name else name]
                 assert torch.equal(tensor, twin), f"{name} of {stage}"
 
 
 def test_random_weights_are_small_and_norms_are_one(tiny: GetTiny) -> None:
-    made = random_slice(tiny("qwen3").spec, WHOLE, Form(torch.float16), quiet)
+    made = random_slice(tiny("qwen3").spec, WHOLE, WeightForm(torch.float16), quiet)
     for name, tensor in parameters(made).items():
         if "norm" in name:
             assert bool((tensor == 1).all()), name
@@ -275,7 +275,9 @@ def test_random_weights_are_small_and_norms_are_one(tiny: GetTiny) -> None:
 
 def test_random_weights_tell_their_progress(tiny: GetTiny) -> None:
     spec, told = tiny("llama2").spec, list[tuple[int, int]]()
-    random_slice(spec, WHOLE, Form(torch.bfloat16), lambda done, total: told.append((done, total)))
+    random_slice(
+        spec, WHOLE, WeightForm(torch.bfloat16), lambda done, total: told.append((done, total))
+    )
     assert told == sorted(told)
     assert told[-1] == (2 * spec.stage_parameters(WHOLE),) * 2
 

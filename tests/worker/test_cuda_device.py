@@ -13,14 +13,14 @@ from edgeserve.config import WorkerSettings
 from edgeserve.cost.reserve import CUDA_CONTEXT_BYTES
 from edgeserve.errors import BadSettings, DoesNotFit, EdgeserveError
 from edgeserve.families.spec import Dtype
-from edgeserve.gpu import Driver, Gpu, Torch
+from edgeserve.gpu import Gpu, NvidiaDriver, Torch
 from edgeserve.worker import cuda_device
 from edgeserve.worker.cuda_device import COPY_BYTES, COPY_BYTES_MIN, Cuda
 from edgeserve.worker.device import Device, open_device
 from tests.worker.made_up_cuda import COPY_BYTES_PER_S, CU130, GB, MIB, FakeCuda
 
 RTX_3060 = Gpu(name="RTX 3060", driver_version="580.95.05", memory_free_bytes=12 * GB)
-DRIVER = Driver(version="580.95.05", gpu=RTX_3060)
+DRIVER = NvidiaDriver(version="580.95.05", gpu=RTX_3060)
 CPU_BUILD = Torch(version="2.13.0+cpu", cuda=None)
 BAD_USAGE, CANNOT = 2, 3
 
@@ -44,12 +44,14 @@ class Opened:
     def __init__(self, cuda: FakeCuda, clock: ManualClock) -> None:
         self._cuda, self._clock = cuda, clock
 
-    def __call__(self, device: str = "auto", memory: int = 0, driver: Driver = DRIVER) -> Device:
+    def __call__(
+        self, device: str = "auto", memory: int = 0, driver: NvidiaDriver = DRIVER
+    ) -> Device:
         settings = WorkerSettings(device=device, memory=memory, threads=torch.get_num_threads())
         return open_device(settings, self._clock, driver, self._cuda)
 
     def refused(
-        self, device: str = "auto", memory: int = 0, driver: Driver = DRIVER
+        self, device: str = "auto", memory: int = 0, driver: NvidiaDriver = DRIVER
     ) -> EdgeserveError:
         """The sentence, which is one line and has a cure that needs no GPU."""
         with pytest.raises(EdgeserveError) as refused:
@@ -86,7 +88,7 @@ def test_more_than_the_card_has_is_what_it_has(opened: Opened, cuda: FakeCuda) -
 
 def test_a_driver_that_only_nvidias_package_makes_new_enough_is_not_asked(opened: Opened) -> None:
     """What PyTorch shows goes before what a table says of drivers."""
-    assert opened(driver=Driver(version="535.1")).kind == "cuda"
+    assert opened(driver=NvidiaDriver(version="535.1")).kind == "cuda"
 
 
 def test_the_cpu_that_is_meant_computes_whatever_the_box_has(
@@ -94,7 +96,7 @@ def test_the_cpu_that_is_meant_computes_whatever_the_box_has(
 ) -> None:
     cuda.failures["init"] = RuntimeError("CUDA unknown error")
 
-    assert opened("cpu", driver=Driver(version="470.1")).kind == "cpu"
+    assert opened("cpu", driver=NvidiaDriver(version="470.1")).kind == "cpu"
 
 
 # -- memory to measure with
@@ -165,14 +167,18 @@ def test_a_card_without_any_free_piece_is_refused(opened: Opened, cuda: FakeCuda
 @pytest.mark.parametrize(
     ("driver", "build", "words"),
     [
-        (Driver(version="550.54.14", gpu=RTX_3060), CU130, ("550.54.14", "580 or newer", "cu126")),
-        (Driver(version="550.54.14"), CU130, ("550.54.14", "CUDA 13.0", "a newer driver")),
+        (
+            NvidiaDriver(version="550.54.14", gpu=RTX_3060),
+            CU130,
+            ("550.54.14", "580 or newer", "cu126"),
+        ),
+        (NvidiaDriver(version="550.54.14"), CU130, ("550.54.14", "CUDA 13.0", "a newer driver")),
         (DRIVER, CPU_BUILD, ("2.13.0+cpu", "without CUDA")),
-        (Driver(version="580.95.05"), CPU_BUILD, ("580.95.05", "without CUDA")),
+        (NvidiaDriver(version="580.95.05"), CPU_BUILD, ("580.95.05", "without CUDA")),
     ],
 )
 def test_a_gpu_that_pytorch_cannot_use_makes_no_cpu_worker(
-    driver: Driver, build: Torch, words: tuple[str, ...], opened: Opened, cuda: FakeCuda
+    driver: NvidiaDriver, build: Torch, words: tuple[str, ...], opened: Opened, cuda: FakeCuda
 ) -> None:
     cuda.is_shown, cuda.build = False, build
 
@@ -208,10 +214,10 @@ def test_a_box_without_a_gpu_has_a_cpu_worker(
 ) -> None:
     cuda.is_shown, cuda.build = False, CPU_BUILD
     with caplog.at_level(logging.INFO):
-        assert opened(driver=Driver()).kind == "cpu"
+        assert opened(driver=NvidiaDriver()).kind == "cpu"
     assert caplog.text == ""
 
-    refused = opened.refused("cuda", driver=Driver())
+    refused = opened.refused("cuda", driver=NvidiaDriver())
     assert refused.exit_code == BAD_USAGE
     assert "shows PyTorch no GPU" in str(refused)
 
@@ -233,7 +239,7 @@ def test_a_variable_that_names_no_gpu_is_told(opened: Opened, cuda: FakeCuda) ->
     cuda.is_shown = False
     said = "CUDA_VISIBLE_DEVICES=3 names none of the 2 that there are"
 
-    refused = opened.refused(driver=Driver(version="580.1", said=said))
+    refused = opened.refused(driver=NvidiaDriver(version="580.1", said=said))
 
     assert f"{said}; correct it" in str(refused)
 
@@ -241,7 +247,7 @@ def test_a_variable_that_names_no_gpu_is_told(opened: Opened, cuda: FakeCuda) ->
 def test_a_container_that_was_given_no_card_is_told(opened: Opened, cuda: FakeCuda) -> None:
     cuda.is_shown = False
 
-    refused = opened.refused(driver=Driver(version="580.1", is_reachable=False))
+    refused = opened.refused(driver=NvidiaDriver(version="580.1", is_reachable=False))
 
     assert refused.exit_code == BAD_USAGE
     assert "docker run --gpus all" in str(refused)
@@ -264,7 +270,9 @@ def test_a_driver_that_does_not_answer_is_told_where_the_kernel_shows_none(
     opened: Opened, cuda: FakeCuda, caplog: pytest.LogCaptureFixture
 ) -> None:
     cuda.is_shown = False
-    silent = Driver(said="NVIDIA-SMI has failed because it couldn't communicate with the driver")
+    silent = NvidiaDriver(
+        said="NVIDIA-SMI has failed because it couldn't communicate with the driver"
+    )
     with caplog.at_level(logging.WARNING):
         assert opened(driver=silent).kind == "cpu"
     assert "couldn't communicate" in caplog.text
@@ -292,7 +300,7 @@ def test_a_driver_that_is_new_enough_and_shows_nothing_is_told_with_the_cure(
         cuda.failures["init"] = RuntimeError(by_init)
     gpu = None if said else RTX_3060
 
-    refused = opened.refused(driver=Driver(version="580.95.05", gpu=gpu, said=said))
+    refused = opened.refused(driver=NvidiaDriver(version="580.95.05", gpu=gpu, said=said))
 
     assert refused.exit_code == CANNOT
     assert [

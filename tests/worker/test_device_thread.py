@@ -17,7 +17,7 @@ from edgeserve.frames.micro_batch import Segment
 from edgeserve.frames.stage_time import StageTime
 from edgeserve.wire.codec import decode_result
 from edgeserve.wire.frame import Frame, FrameResult
-from edgeserve.worker.device_thread import COLD_S, EARLY_S, SHORT_S, DeviceThread, Job, Session
+from edgeserve.worker.device_thread import COLD_S, EARLY_S, SHORT_S, DeviceThread, FrameJob, Session
 from edgeserve.worker.stage import ResidentStage, Taken
 from edgeserve.worker.stopwatch import SLEEP_S
 
@@ -108,7 +108,9 @@ class Bench:
     def submit(self, number: int, tokens: int = 1) -> None:
         segment = Segment(sequence=1, first_position=0, tokens=tokens, samples=0)
         frame = Frame(frame=number, segments=(segment,), payload=b"")
-        self.thread.submit(Job(session=self.session, frame=frame, received_s=0.0, decode_s=0.0))
+        self.thread.submit(
+            FrameJob(session=self.session, frame=frame, received_s=0.0, decode_s=0.0)
+        )
 
     def wait_for(self, count: int) -> list[int]:
         for _ in range(count):

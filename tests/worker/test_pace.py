@@ -25,7 +25,7 @@ from edgeserve.wire.frame import Frame, FrameResult, Score
 from edgeserve.wire.messages import LoadOrder
 from edgeserve.worker.cards import CARDS
 from edgeserve.worker.device import Device, open_device
-from edgeserve.worker.device_thread import DeviceThread, Job, Session
+from edgeserve.worker.device_thread import DeviceThread, FrameJob, Session
 from edgeserve.worker.pace import PacedStage, frame_work, load_paced, made_up_token
 from edgeserve.worker.sequences import OpenSequence
 from edgeserve.worker.stage import Taken
@@ -245,7 +245,7 @@ def test_frames_pass_through_the_device_thread_in_order_without_holding_up_who_s
     session.table._open = {1: opened(1)[0]}
     for number in (1, 2, 3):
         ready = frame(decode(), number=number, payload=bytes(10_240))
-        thread.submit(Job(session=session, frame=ready, received_s=0.0, decode_s=0.0))
+        thread.submit(FrameJob(session=session, frame=ready, received_s=0.0, decode_s=0.0))
     all_launched = threading.Event()
     thread.call(all_launched.set)
     assert all_launched.wait(WAIT_S)

@@ -9,7 +9,7 @@ import torch
 
 from edgeserve.clock import ManualClock
 from edgeserve.config import WorkerSettings
-from edgeserve.gpu import Driver
+from edgeserve.gpu import NvidiaDriver
 from edgeserve.worker.device import open_device
 from tests.worker.made_up_cuda import FakeCuda
 
@@ -38,7 +38,7 @@ def test_nothing_is_traded_once_a_gpu_is_opened() -> None:
     matmul = torch.backends.cuda.matmul
     assert [getattr(matmul, each) for each in SETTINGS] == [True] * 4
 
-    made_up = Driver(version="580.95.05", gpu=None)
+    made_up = NvidiaDriver(version="580.95.05", gpu=None)
     open_device(WorkerSettings(device="cuda"), clock := ManualClock(), made_up, FakeCuda(clock))
 
     assert [getattr(matmul, each) for each in SETTINGS] == [False] * 4

@@ -31,7 +31,7 @@ GROUP_STEP = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tile:
+class LinearTile:
     """What a program of several rows computes, and reads in one step."""
 
     tokens: int
@@ -47,9 +47,9 @@ ROW_WARPS = 1
 ROW_ROWS = 4  # that share the x in a thread's registers
 ROW_RUN_BYTES = 16  # a thread's load; 32 threads lie side by side
 TILES = (
-    Tile(tokens=16, rows=32, columns=128, columns_int4=128, warps=2),
-    Tile(tokens=32, rows=64, columns=64, columns_int4=128, warps=4),
-    Tile(tokens=64, rows=64, columns=64, columns_int4=64, warps=4),
+    LinearTile(tokens=16, rows=32, columns=128, columns_int4=128, warps=2),
+    LinearTile(tokens=32, rows=64, columns=64, columns_int4=128, warps=4),
+    LinearTile(tokens=64, rows=64, columns=64, columns_int4=64, warps=4),
 )
 """The smallest that holds all rows of x is taken, or several of the last. Up to 16 rows of x each
 number of the matrix is made wider once, by the one warp that multiplies it, and read by 128-bit
@@ -147,7 +147,7 @@ def linear(matrix: Matrix, processors: int) -> Callable[[Tensor], Tensor]:
     return lambda x_TC: multiply(x_TC, matrix, processors)
 
 
-def tile_for(tokens: int) -> Tile:
+def tile_for(tokens: int) -> LinearTile:
     return next((tile for tile in TILES if tile.tokens >= tokens), TILES[-1])
 
 
@@ -196,7 +196,7 @@ def _multiply_tiles(x_TC: Tensor, matrix: Matrix, out_TR: Tensor, processors: in
     )  # fmt: skip
 
 
-def step_columns(tile: Tile, matrix: Matrix) -> int:
+def step_columns(tile: LinearTile, matrix: Matrix) -> int:
     """Columns that one step reads: of int4 they are of one group, or two halves of a chunk."""
     if not isinstance(matrix, Int4Matrix):
         return tile.columns
