@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 
-from edgeserve.cost.segments import MEDIUM_SEGMENT, MIB, STEP, packed_bytes, segments_bytes
+from edgeserve.cost.segments import MEDIUM_SEGMENT, MIB, SMALL, STEP, packed_bytes, segments_bytes
 from edgeserve.families.spec import PAGE_TOKENS, Dtype, ModelSpec
 from edgeserve.frames.stage import Stage
 
@@ -49,12 +49,16 @@ TABLE_FIELDS = 8
 """Numbers of a row of a frame's table."""
 SEGMENTS = 128
 """Of a frame: twice the sequences that a gateway runs at once unless told otherwise."""
-PARTS_ROWS = 64
-"""Attention of few rows is cut into parts, so that every multiprocessor has something to do: with
-the rows of a graph as many again at most, on cards of up to 132 with 8 key/value heads."""
-DRAWN_NUMBERS, DRAWN_BYTES = 2**19, 48
-"""Logits from which tokens are drawn at a time, and bytes for each meanwhile: probabilities, sums
-and order, some of them in fp64."""
+GRID_PROGRAMS_MAX = 32 * 192
+"""Attention of few rows is cut into parts, so that every multiprocessor has something to do: rows,
+times parts, times key/value heads are no more than these, eight times the 4 programs each of 192
+processors. A plan does not know how many a card has; 188 are the most of any that is sold (RTX PRO
+6000), 132 are an H100's, 28 an RTX 3060's."""
+DRAWN_NUMBERS = 2**19
+"""Logits from which tokens are drawn at a time."""
+DRAWN_BYTES = (4, 4, 4, 8, 8, 8, 4, 12)
+"""For each of them while they are sorted, in which most memory is taken: logits, probabilities,
+sorted ones and their places; and inside, rows and places twice, numbers, and all once more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +72,10 @@ class Workspace:
     outputs: int
     """Which all frames leave in the same place: hidden states, and at the end logits."""
     graphs: int
-    """Their pool: what the largest one needs while it computes."""
+    """Their pool: what the largest one needs while it computes, and the others in addition."""
     frame: int
-    """The same of the longest frame, which is no graph; of sampling and scoring, if it is more."""
+    """The same of the longest frame, which is no graph; of sampling and scoring, or of a graph's
+    work before it is recorded, if it is more."""
     cublas: int
     """Workspaces of the linear layers' library."""
     gaps: int
@@ -98,20 +103,19 @@ def cuda_runtime_bytes(*, context_counts: bool, capability: tuple[int, int] = (8
 @functools.cache
 def workspace(spec: ModelSpec, stage: Stage, dtype: Dtype, frame_tokens_max: int) -> Workspace:
     """Where the stage starts does not matter, only what it holds."""
-    graph = _computing(spec, dtype, GRAPH_ROWS[-1], PARTS_ROWS)
+    graphs = _graphs_bytes(spec, stage, dtype)
     longest = _computing(spec, dtype, frame_tokens_max)
     if stage.head:
-        graph.append(_head(spec, dtype))
         left = frame_tokens_max * spec.hidden_bytes_per_token(dtype)
-        choosing = (_head(spec, dtype), _drawing(spec), _scoring(spec, dtype))
+        choosing = (_head(spec, dtype, GRAPH_ROWS[-1]), _drawing(spec), _scoring(spec, dtype))
         longest += [[left, left, *each] for each in choosing]
     longest = [[*each, _input(spec, stage, dtype, frame_tokens_max)] for each in longest]
     return Workspace(
         rounding=_rounding_bytes(spec, stage, dtype),
         inputs=packed_bytes(_input(spec, stage, dtype, rows) for rows in GRAPH_ROWS),
         outputs=packed_bytes(_outputs(spec, stage, dtype)),
-        graphs=max(map(packed_bytes, graph)),
-        frame=max(map(packed_bytes, longest)),
+        graphs=graphs,
+        frame=max(graphs, *map(packed_bytes, longest)),
         cublas=STREAMS * packed_bytes([CUBLAS_BYTES]),
         gaps=MEDIUM_SEGMENT,
     )
@@ -172,22 +176,35 @@ def _outputs(spec: ModelSpec, stage: Stage, dtype: Dtype) -> Iterator[int]:
         yield rows * spec.vocab * 4
 
 
-def _computing(spec: ModelSpec, dtype: Dtype, tokens: int, parts_rows: int = 0) -> list[list[int]]:
+def _graphs_bytes(spec: ModelSpec, stage: Stage, dtype: Dtype) -> int:
+    """Tensors that are medium ones in the largest graph are small ones in others, for which the
+    pool has segments of their own.
+    """
+    smalls, others = [0], [0]
+    for rows in GRAPH_ROWS:
+        held = _computing(spec, dtype, rows, GRID_PROGRAMS_MAX // spec.kv_heads)
+        for sizes in [*held, _head(spec, dtype, rows)] if stage.head else held:
+            smalls.append(packed_bytes(size for size in sizes if size <= SMALL))
+            others.append(packed_bytes(size for size in sizes if size > SMALL))
+    return max(smalls) + max(others)
+
+
+def _computing(spec: ModelSpec, dtype: Dtype, tokens: int, parts: int = 0) -> list[list[int]]:
     """Tensors that are there while a layer attends, and while its feed-forward part is computed:
-    four hidden states, sines and cosines, and what is between two of the four products.
+    four hidden states, sines and cosines, and what is between two of the four products. `parts` are
+    those of all tokens together, if that is more than one each.
     """
     row = tokens * dtype.size_bytes
     held = [spec.hidden * row] * 4 + [4 * tokens * spec.head_dim] * 2
     attention = [(spec.q_rows + 2 * spec.kv_rows) * row, spec.q_rows * row]
-    attention += [4 * (tokens + parts_rows) * each for each in (spec.q_rows, 2 * spec.heads)]
+    attention += [4 * max(tokens, parts) * each for each in (spec.q_rows, 2 * spec.heads)]
     return [held + attention, [*held, 2 * spec.ffn_hidden * row, spec.ffn_hidden * row]]
 
 
-def _head(spec: ModelSpec, dtype: Dtype) -> list[int]:
+def _head(spec: ModelSpec, dtype: Dtype, rows: int) -> list[int]:
     """While tokens are chosen: hidden states, logits before they are fp32, and the exponentials of
     some of them.
     """
-    rows = GRAPH_ROWS[-1]
     some = min(rows, rows_at_a_time(spec.vocab))
     hidden = [rows * spec.hidden_bytes_per_token(dtype)] * 3
     return [*hidden, rows * spec.vocab * dtype.size_bytes, 4 * some * spec.vocab]
@@ -195,7 +212,7 @@ def _head(spec: ModelSpec, dtype: Dtype) -> list[int]:
 
 def _drawing(spec: ModelSpec) -> list[int]:
     """While tokens of some rows are drawn, which is no part of a graph."""
-    return [4 * max(DRAWN_NUMBERS, spec.vocab)] * (DRAWN_BYTES // 4)
+    return [each * max(DRAWN_NUMBERS, spec.vocab) for each in DRAWN_BYTES]
 
 
 def _scoring(spec: ModelSpec, dtype: Dtype) -> list[int]:

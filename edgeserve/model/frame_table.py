@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edgeserve.cost.reserve import GRID_PROGRAMS_MAX
 from edgeserve.errors import WireError
 from edgeserve.families.spec import PAGE_TOKENS
 from edgeserve.model.batch import PagedSegment
@@ -195,8 +196,11 @@ def parts_wanted(kv_heads: int, processors: int) -> int:
 
 
 def parts_for(tiles: int, kv_heads: int, processors: int) -> int:
-    """Of one sequence, if the others are short; as many as GRID_FILLS allows."""
-    room = GRID_FILLS * PROGRAMS_PER_PROCESSOR * processors // (tiles * kv_heads)
+    """Of one sequence, if the others are short; as many as GRID_FILLS allows, and the memory that
+    is reserved for their results.
+    """
+    programs = min(GRID_FILLS * PROGRAMS_PER_PROCESSOR * processors, GRID_PROGRAMS_MAX)
+    room = programs // (tiles * kv_heads)
     return max(1, min(PARTS_MAX, parts_wanted(kv_heads, processors), room))
 
 

@@ -12,6 +12,7 @@ one, or the private one of CUDA graphs), one stream and one class of sizes, smal
 from __future__ import annotations
 
 import bisect
+from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
@@ -91,6 +92,7 @@ class CachingAllocator:
         self.pool, self.stream, self.capturing = DEFAULT_POOL, 0, False
         self.reserved_bytes = self.reserved_peak_bytes = 0
         self.live_bytes = self.live_peak_bytes = 0
+        self.reserved_by_pool = Counter[str]()
         self._free: dict[tuple[str, int, bool], _FreeBlocks] = {}
         self._workspaces: dict[Hashable, Block | None] = {}
 
@@ -126,6 +128,7 @@ class CachingAllocator:
                 for block in [each for each in free.blocks if each.is_whole_segment]:
                     free.remove(block)
                     self.reserved_bytes -= block.size
+                    self.reserved_by_pool[DEFAULT_POOL] -= block.size
 
     def workspace(self, handle: Hashable, size: int) -> None:
         """What cuBLAS is given once for each handle (a thread has one) and stream, and keeps
@@ -150,6 +153,7 @@ class CachingAllocator:
                 f"and {self.live_bytes / 1e6:.1f} MB in use"
             )
         self.reserved_bytes += segment_size
+        self.reserved_by_pool[self.pool] += segment_size
         self.reserved_peak_bytes = max(self.reserved_peak_bytes, self.reserved_bytes)
         return Block(Segment(kind, segment_size), segment_size)
 

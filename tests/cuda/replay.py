@@ -8,6 +8,7 @@ layers take what the graphs of all take.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -18,17 +19,27 @@ from edgeserve.model.batch import PagedSegment
 from edgeserve.model.frame_table import pages_each
 from edgeserve.model.sampling import SampleRow
 from edgeserve.model.scoring import ScoreRow
+from edgeserve.worker.cuda_frames import Processors
 from tests.cuda.allocator import DEFAULT_POOL, Block, CachingAllocator
 from tests.cuda.events import Allocated, Event, Freed, Operator, Phase
 from tests.cuda.meta_device import MetaDevice
-from tests.cuda.recording import Load, MetaStage, empty_slice, load_and_record, noted
+from tests.cuda.recording import RTX_3060, Load, MetaStage, empty_slice, load_and_record, noted
 
 LAYERS = 2
 WHOLE_LAYERS = 2
 """Whose loading is replayed with all that it takes for a moment; others find that in the cache."""
-DRAWN_ROWS = 2
-"""Each is drawn by itself, and gives back what it took before the next one."""
-DRAWN = Sampling(temperature=1.0, top_k=50, top_p=0.9, min_p=0.1, top_logprobs=5, seed=1)
+DRAWN_ROWS = 70
+"""More than are chosen at a time, and many times as many as are drawn at a time."""
+DRAWN = SampleRow(
+    Sampling(
+        temperature=1.0, top_k=50, top_p=0.9, min_p=0.1, repetition_penalty=1.1,
+        presence_penalty=0.5, frequency_penalty=0.5, logit_bias=((3, -1.0),),
+        top_logprobs=5, seed=1,
+    ),
+    position=9, prompt=(1, 2), generated=(3,), allowed=b"\xff",
+)  # fmt: skip
+"""All that a row can want."""
+RADIX_BYTES = 2**18
 PRODUCTS = frozenset(("mm", "addmm"))
 
 
@@ -70,11 +81,14 @@ def record_weights(spec: ModelSpec, dtype: Dtype, *, head: bool) -> Weights:
     )
 
 
-def record_frames(spec: ModelSpec, stage: Stage, dtype: Dtype, tokens: int) -> list[Event]:
+def record_frames(
+    spec: ModelSpec, stage: Stage, dtype: Dtype, tokens: int, processors: Processors = RTX_3060
+) -> list[Event]:
     """All that happens behind the pages: graphs, the longest frame of `tokens`, and frames of each
     kind that takes memory of its own.
     """
-    recorded = load_and_record(_load(spec, stage, dtype, tokens))
+    load = replace(_load(spec, stage, dtype, tokens), processors=processors)
+    recorded = load_and_record(load)
     _serve(recorded, tokens)
     frames = [e for e in recorded.device.events if e.phase not in (Phase.LOAD, Phase.PAGES)]
     return _of_memory(frames)
@@ -113,22 +127,25 @@ def _serve(stage: MetaStage, tokens: int) -> None:
         stage.compute([segment], {})
         return
     rows = range(tokens)  # all of them, as a frame of guesses has it
-    drawn = {row: SampleRow(DRAWN, row, (1, 2), (3,)) for row in rows[:DRAWN_ROWS]}
+    drawn = dict.fromkeys(rows[:DRAWN_ROWS], DRAWN)
     likely = {row: SampleRow(Sampling(), row, ()) for row in rows[DRAWN_ROWS:]}
     stage.compute([segment], {**drawn, **likely})
     stage.compute([segment], {}, [ScoreRow(row, 5, 3) for row in range(tokens)])
 
 
-def _logsumexp(call: Operator) -> int:
+def _logsumexp(call: Operator) -> list[int]:
     """The exponentials (`logsumexp_out_impl` in aten/src/ATen/native/ReduceOps.cpp)."""
-    return _bytes(call)
+    return [_bytes(call)]
 
 
-def _sort(call: Operator) -> int:
-    """Of fp32: the places that it begins with, of 8 bytes, and both again on their way (aten's
-    Sort.cpp and cub::DeviceRadixSort).
+def _sort(call: Operator) -> list[int]:
+    """Of fp32, along its last dimension (aten/src/ATen/native/cuda/SortStable.cu). One row: the
+    places that it begins with, of 8 bytes. Several, which are sorted all together and then by their
+    rows: places and rows twice, and the numbers. And what cub::DeviceRadixSort::SortPairs takes:
+    all that it sorts once more, and counts of digits.
     """
-    return 5 * _bytes(call)
+    size, several = _bytes(call), math.prod(call.inputs[0].shape[:-1]) > 1
+    return [*([2 * size, 2 * size, size] if several else [2 * size]), 3 * size + RADIX_BYTES]
 
 
 def _bytes(call: Operator) -> int:
@@ -200,4 +217,6 @@ class Replay:
         if call.name in PRODUCTS:
             self.allocator.workspace("the device's thread", self.workspace_bytes)
         if call.name in INSIDE:
-            self.allocator.free(self.allocator.allocate(INSIDE[call.name](call)))
+            taken = [self.allocator.allocate(size) for size in INSIDE[call.name](call)]
+            for each in taken:
+                self.allocator.free(each)

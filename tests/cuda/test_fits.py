@@ -169,7 +169,7 @@ def test_a_hopper_reserves_its_larger_workspaces() -> None:
     ("dtype", "cards_", "kv_tokens"),
     [
         (Dtype.INT8, 1, None),
-        (Dtype.INT8, 2, 11648),
+        (Dtype.INT8, 2, 11632),
         (Dtype.INT4, 1, 4912),
         (Dtype.INT4, 2, 18848),
     ],

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from edgeserve.cost.reserve import GRAPH_ROWS, GRID_PROGRAMS_MAX
 from edgeserve.errors import WireError
 from edgeserve.model.batch import PagedSegment
 from edgeserve.model.frame_table import (
@@ -106,6 +107,16 @@ def test_a_sequence_may_be_cut_until_every_processor_has_something_to_do() -> No
     assert [parts_for(each, 40, 132) for each in rows] == [14, 13, 6, 1]
     assert [parts_for(each, 8, 28) for each in rows] == [14, 14, 7, 1]
     assert parts_for(1, 1, 132) == PARTS_MAX
+
+
+@pytest.mark.parametrize("processors", [28, 132, 192, 500])
+@pytest.mark.parametrize("kv_heads", [1, 2, 4, 8, 32, 40])
+def test_parts_have_no_more_results_than_memory_is_reserved_for(
+    kv_heads: int, processors: int
+) -> None:
+    for rows in GRAPH_ROWS:
+        parts = parts_for(rows, kv_heads, processors)
+        assert parts == 1 or rows * parts * kv_heads <= GRID_PROGRAMS_MAX
 
 
 @pytest.mark.parametrize("processors", [28, 132])

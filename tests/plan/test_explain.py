@@ -22,7 +22,7 @@ THREE_BOXES = """\
 llama-2-13b, fp16, weights: random: 40 layers over 3 workers as 13/14/13
 
 stage  worker    holds                         slice  reserve     left   KV/token  tokens    reads
-    0  worker 0  embedding + layers [0, 13)  8.57 GB  0.48 GB  2.94 GB  266,240 B  11,040  8.25 GB
+    0  worker 0  embedding + layers [0, 13)  8.57 GB  0.49 GB  2.94 GB  266,240 B  11,024  8.25 GB
     1  worker 1  layers [13, 27)             8.88 GB  0.49 GB  2.63 GB  286,720 B   9,168  8.88 GB
     2  worker 2  layers [27, 40) + head      8.58 GB  0.54 GB  2.89 GB  266,240 B  10,832  8.58 GB
 
