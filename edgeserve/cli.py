@@ -220,7 +220,7 @@ def _run_up(options: argparse.Namespace) -> int:
     worker_flags, gateway_flags = _only(given, WorkerSettings), _only(given, GatewaySettings)
     as_worker = read_settings(WorkerSettings, "worker", worker_flags)
     as_gateway = read_settings(GatewaySettings, "gateway", gateway_flags)
-    api_key = _check_files_and_names(as_worker, as_gateway)
+    card_bytes = _card_bytes(as_worker)
     return run_up(
         UpOptions(
             model=options.model,
@@ -228,26 +228,31 @@ def _run_up(options: argparse.Namespace) -> int:
             port=options.port,
             prompt=options.prompt,
             as_json=options.json,
-            api_key=api_key,
+            api_key=_first_key(as_gateway),
             as_worker=as_worker,
             as_gateway=as_gateway,
+            card_bytes=card_bytes,
             worker_flags=worker_flags,
             gateway_flags=gateway_flags,
         )
     )
 
 
-def _check_files_and_names(as_worker: WorkerSettings, as_gateway: GatewaySettings) -> str:
-    """A key of the gateway's. Raises BadSettings with what worker or gateway would say when they
-    are up.
+def _card_bytes(as_worker: WorkerSettings) -> int:
+    """Of the card that workers are paced like, if they are. Raises BadSettings for an unknown one,
+    as a worker would.
     """
-    from edgeserve.clock import MonotonicClock
-    from edgeserve.gateway.edge.keys import first_secret, read_keys
     from edgeserve.worker.cards import card_named
 
+    return card_named(as_worker.pace).memory_bytes if as_worker.pace else 0
+
+
+def _first_key(as_gateway: GatewaySettings) -> str:
+    """A key of the gateway's. Raises BadSettings with what it would say when it is up."""
+    from edgeserve.clock import MonotonicClock
+    from edgeserve.gateway.edge.keys import first_secret, read_keys
+
     read_keys(as_gateway, MonotonicClock())
-    if as_worker.pace:
-        card_named(as_worker.pace)
     return first_secret(as_gateway)
 
 

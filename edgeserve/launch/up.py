@@ -39,6 +39,8 @@ class UpOptions:
     as_worker: WorkerSettings
     as_gateway: GatewaySettings
     """What the processes will find among flags, variables and in edgeserve.toml."""
+    card_bytes: int
+    """Memory of the card that workers are paced like; 0 if they compute."""
     worker_flags: Mapping[str, str]
     """Settings of `edgeserve worker` that are passed on, by flag name without dashes."""
     gateway_flags: Mapping[str, str]
@@ -88,7 +90,9 @@ def _check(options: UpOptions, driver: NvidiaDriver, share: Mapping[str, str]) -
     check_device(options.as_worker, driver, installed_torch())
     check_port(options.port)
     source = find_model(options.model)
-    memory_bytes = int(share["memory"]) if "memory" in share else options.as_worker.memory or None
+    asked_bytes = int(share["memory"]) if "memory" in share else options.as_worker.memory
+    most_bytes = options.card_bytes or asked_bytes
+    memory_bytes = min(asked_bytes or most_bytes, most_bytes) or None
     workers = WorkersHere.of(options.workers, memory_bytes, options.as_worker, driver)
     check_fit(source, options.as_gateway, workers)
 

@@ -177,6 +177,10 @@ def test_up_with_a_gateway_that_cannot_start_ends_with_its_exit_code(model: Path
         (("--api-key-file", "/no/keys"), BAD_USAGE, ("--api-key-file /no/keys: cannot be read",)),
         (("--key-concurrency", "3"), BAD_USAGE, ("there is no key",)),
         (("--memory", "1MB"), COULD_NOT, ("does not fit",)),
+        (
+            ("--pace", "rtx-3060", "--workers", "1", "--model", "llama-2-13b"),
+            COULD_NOT, ("does not fit", "has 12.5 GB"),
+        ),
         (("--max-waiting", "none"), BAD_USAGE, ("--max-waiting: 'none'",)),
         (("--json",), BAD_USAGE, ("--json prints the answer to --prompt",)),
     ],

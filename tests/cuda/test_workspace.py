@@ -59,6 +59,7 @@ def test_parts_of_sequences_fit_however_many_processors_a_card_has(
         assert memory.reserved_by_pool["graphs"] <= counted.graphs + counted.gaps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vocab", [32_000, 152_064])
 def test_drawing_takes_as_many_bytes_for_each_logit_as_are_counted(vocab: int) -> None:
     device, rows = MetaDevice(), 64
