@@ -291,7 +291,7 @@ from edgeserve.families.folder import open_model
 from edgeserve.frames.stage import cut
 from edgeserve.model import weights
 from edgeserve.model.staging import HostStaging
-from edgeserve.model.weights import Form, load_slice
+from edgeserve.model.weights import WeightForm, load_slice
 
 def peak_bytes():
     # Not ru_maxrss: it starts with the parent's peak.
@@ -303,7 +303,7 @@ spec = open_model(sys.argv[1]).spec
 weights.BLOCK_BYTES = int(sys.argv[3])
 before = peak_bytes()
 stage = cut((spec.layers,))[0]
-load_slice(Path(sys.argv[1]), spec, stage, Form(getattr(torch, sys.argv[2])), lambda a, b: None)
+load_slice(Path(sys.argv[1]), spec, stage, WeightForm(getattr(torch, sys.argv[2])), lambda a, b: None)
 print(peak_bytes() - before)
 """
 

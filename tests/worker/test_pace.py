@@ -389,7 +389,7 @@ def test_three_paced_cards_get_the_plan_of_three_real_ones() -> None:
 
     assert plan.layer_counts == (13, 14, 13)
     # (11,906 MiB - 0.49 GB reserve - 14 layers of 634 MB) / (14 x 20,480 B x 16)
-    assert plan.pages == 679
+    assert plan.pages == 678
 
 
 def test_a_paced_worker_says_so_and_computes_in_what_the_card_does() -> None:
