@@ -303,7 +303,8 @@ spec = open_model(sys.argv[1]).spec
 weights.BLOCK_BYTES = int(sys.argv[3])
 before = peak_bytes()
 stage = cut((spec.layers,))[0]
-load_slice(Path(sys.argv[1]), spec, stage, WeightForm(getattr(torch, sys.argv[2])), lambda a, b: None)
+form = WeightForm(getattr(torch, sys.argv[2]))
+load_slice(Path(sys.argv[1]), spec, stage, form, lambda a, b: None)
 print(peak_bytes() - before)
 """
 
