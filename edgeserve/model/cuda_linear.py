@@ -16,7 +16,7 @@ from torch import Tensor
 from edgeserve.clock import MonotonicClock
 from edgeserve.families.spec import Dtype
 from edgeserve.model.fastest_linear import FastestLinear
-from edgeserve.model.graph_timer import GraphTimer, release_workspaces
+from edgeserve.model.graph_timer import GraphTimer
 from edgeserve.model.int8 import blocks, round_rows
 from edgeserve.model.kernels.linear import (
     CHUNK,
@@ -48,7 +48,6 @@ def cuda_preparation(dtype: Dtype, processors: int) -> Preparation:
         dtype=dtype,
         make_int8=quantised_linear(Dtype.INT8, processors),
         make_int4=quantised_linear(Dtype.INT4, processors),
-        release=release_workspaces,
     )
 
 

@@ -35,8 +35,6 @@ class Quantise:
     dtype: Dtype
     make_int8: MakeKernel = field(default_factory=lambda: int8)
     make_int4: MakeKernel = field(default_factory=lambda: int4)
-    release: Callable[[], None] | None = None
-    """Gives back what a device keeps of the products that were compared."""
     errors: dict[torch.Size, float] = field(default_factory=dict)
     """As a share of the exact results, over all of them."""
     largest: dict[torch.Size, float] = field(default_factory=dict)
@@ -59,8 +57,6 @@ class Quantise:
 
     def finish(self) -> None:
         """Each product was prepared as soon as it was full."""
-        if self.release is not None:
-            self.release()
 
     def report(self) -> str:
         """How far off the results are: overall, and the worst of all that were looked at."""

@@ -64,9 +64,7 @@ JOIN_BLOCK = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
-class HalfMatrix:
-    """In the dtype of x, as PyTorch holds it."""
-
+class _Unpacked:
     weight_RC: Tensor
     bias_R: Tensor | None
 
@@ -80,20 +78,16 @@ class HalfMatrix:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Int8Matrix:
-    weight_RC: Tensor
-    """int8."""
+class HalfMatrix(_Unpacked):
+    """In the dtype of x, as PyTorch holds it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int8Matrix(_Unpacked):
+    """Of int8."""
+
     scale_R: Tensor
     """fp32: what 1 is worth in each row."""
-    bias_R: Tensor | None
-
-    @property
-    def rows(self) -> int:
-        return len(self.weight_RC)
-
-    @property
-    def columns(self) -> int:
-        return self.weight_RC.shape[1]
 
 
 @dataclass(frozen=True, kw_only=True)
